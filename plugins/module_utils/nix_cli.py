@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Nix's command line on one host: where it is, which version, how it is called.
+
+Runs programs only through the callable it is given (AnsibleModule.run_command or a test's), so it needs no Ansible.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import typing as t
+
+Version = t.Tuple[int, ...]
+
+#: Looked through in this order: the installer's profile, NixOS, a local build, a distribution's package.
+BIN_DIRS = (
+    "/nix/var/nix/profiles/default/bin",
+    "/run/current-system/sw/bin",
+    "/usr/local/bin",
+    "/usr/bin",
+)
+
+#: `nix show-config` became `nix config show` in 2.20 (src/nix/config.cc).
+CONFIG_SHOW_SINCE: Version = (2, 20)
+
+
+class NixError(Exception):
+    """A Nix command failed. C(stderr) is what it said, C(rc) its exit status."""
+
+    def __init__(self, message: str, rc: int = 1, stderr: str = "") -> None:
+        super().__init__(message)
+        self.rc = rc
+        self.stderr = stderr
+
+
+class NixNotFound(NixError):
+    """The host has no Nix where one is looked for."""
+
+
+class RunCommand(t.Protocol):
+    """The part of AnsibleModule.run_command that is used here: (rc, stdout, stderr) of an argument list."""
+
+    def __call__(
+        self, args: list[str], *, data: str | None = None, environ_update: dict[str, str] | None = None
+    ) -> tuple[int, str, str]: ...
+
+
+def parse_version(text: str) -> tuple[Version, str]:
+    """(version, flavour) out of C(nix --version): C(nix (Nix) 2.8.0) or C(nix (Lix, like Nix) 2.91.0).
+
+    A suffix like C(pre20250806_abc) is cut; flavour is the first word in the brackets, lower case.
+    """
+    found = re.search(r"\(([A-Za-z-]+)[^)]*\)\s+(\d+(?:\.\d+)+)", text)
+    if not found:
+        raise NixError(f"cannot read a version out of {text.strip()!r}, which 'nix --version' printed")
+    return tuple(int(part) for part in found.group(2).split(".")), found.group(1).lower()
+
+
+class Nix:
+    """One host's Nix. Raises NixNotFound where there is none."""
+
+    def __init__(self, run_command: RunCommand, bin_dir: str | None = None) -> None:
+        self._run_command = run_command
+        self.bin_dir = bin_dir or self._find()
+        if not os.path.exists(os.path.join(self.bin_dir, "nix-store")):
+            raise NixNotFound(
+                f"there is no nix-store in {self.bin_dir}; name the right directory in nix_bin_dir, or install Nix"
+            )
+        self._version: tuple[Version, str] | None = None
+
+    @staticmethod
+    def _find() -> str:
+        for directory in BIN_DIRS:
+            if os.path.exists(os.path.join(directory, "nix-store")):
+                return directory
+        raise NixNotFound(
+            "this host has no Nix: no nix-store in "
+            + ", ".join(BIN_DIRS)
+            + "; install it (role nixfleet.builders.nix_install), or name its directory in nix_bin_dir"
+        )
+
+    @property
+    def version(self) -> Version:
+        """E.g. (2, 26, 3)."""
+        return self._identity()[0]
+
+    @property
+    def flavour(self) -> str:
+        """C(nix), C(lix), C(determinate)…: the first word in the brackets of C(nix --version)."""
+        return self._identity()[1]
+
+    def _identity(self) -> tuple[Version, str]:
+        if self._version is None:
+            self._version = parse_version(self.run("nix", "--version"))
+        return self._version
+
+    def argv(self, program: str, *args: str) -> list[str]:
+        """The argument list of a Nix program; C(nix) gets its subcommands enabled, which Debian leaves off."""
+        prefix = ["--extra-experimental-features", "nix-command"] if program == "nix" and args[:1] != ("--version",) else []
+        return [os.path.join(self.bin_dir, program), *prefix, *args]
+
+    def call(
+        self, program: str, *args: str, data: str | None = None, env: dict[str, str] | None = None
+    ) -> tuple[int, str, str]:
+        """(rc, stdout, stderr) of a Nix program."""
+        return self._run_command(self.argv(program, *args), data=data, environ_update=env)
+
+    def run(self, program: str, *args: str, data: str | None = None, env: dict[str, str] | None = None) -> str:
+        """stdout of a Nix program; NixError with its stderr if it fails."""
+        rc, out, err = self.call(program, *args, data=data, env=env)
+        if rc:
+            raise NixError(f"{program} {' '.join(args[:2])} failed with status {rc}: {err.strip()}", rc, err)
+        return out
+
+    def settings(self, env: dict[str, str] | None = None) -> dict[str, t.Any]:
+        """The settings in force, by name, as JSON values (list, int, bool, str), after all files and C(env)."""
+        words = ("config", "show") if self.version >= CONFIG_SHOW_SINCE else ("show-config",)
+        shown = json.loads(self.run("nix", *words, "--json", env=env))
+        return {name: entry["value"] for name, entry in shown.items()}
