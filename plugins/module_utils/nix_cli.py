@@ -13,7 +13,7 @@ import os
 import re
 import typing as t
 
-Version = t.Tuple[int, ...]
+Version = tuple[int, ...]
 
 #: Looked through in this order: the installer's profile, NixOS, a local build, a distribution's package.
 BIN_DIRS = (
@@ -99,7 +99,8 @@ class Nix:
 
     def argv(self, program: str, *args: str) -> list[str]:
         """The argument list of a Nix program; C(nix) gets its subcommands enabled, which Debian leaves off."""
-        prefix = ["--extra-experimental-features", "nix-command"] if program == "nix" and args[:1] != ("--version",) else []
+        enable = program == "nix" and args[:1] != ("--version",)
+        prefix = ["--extra-experimental-features", "nix-command"] if enable else []
         return [os.path.join(self.bin_dir, program), *prefix, *args]
 
     def call(

@@ -1,0 +1,198 @@
+# SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One account's drop-in for sshd: written, proved by C(sshd -T -C), put back if it has not the effect."""
+
+from __future__ import annotations
+
+import glob
+import grp
+import os
+import shutil
+import tempfile
+import typing as t
+
+from ansible_collections.nixfleet.builders.plugins.module_utils import sshd_config
+from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_config import SshdConfigError, Value
+
+if t.TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+HEADER = "Written by the Ansible collection nixfleet.builders; changes made here are lost."
+
+#: sshd refuses to read any configuration without it; its unit makes it at start (RuntimeDirectory=sshd).
+PRIVSEP_DIR = "/run/sshd"
+
+Texts = dict[str, t.Optional[str]]
+
+
+def read_text(path: str) -> str | None:
+    """A file's text, None where there is no file."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def read_files(pattern: str) -> list[tuple[str, str]]:
+    """The files of a glob with their texts, in the order in which sshd includes them."""
+    return [(path, read_text(path) or "") for path in sorted(glob.glob(pattern)) if os.path.isfile(path)]
+
+
+class SshdAccount:
+    """The state of one account's drop-in, C(path), in the configuration C(config)."""
+
+    def __init__(self, module: AnsibleModule, *, user: str, path: str, config: str, sshd: str | None) -> None:
+        self.module = module
+        self.user = user
+        self.path = path
+        self.config = config
+        binary = sshd or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin:/sbin")
+        if not binary or not os.path.exists(binary):
+            raise SshdConfigError(
+                f"there is no sshd on this host ({sshd or 'not in /usr/sbin, /usr/local/sbin, /usr/bin, /sbin'}); "
+                "install the ssh server first, or name its program in the option sshd"
+            )
+        self.sshd = binary
+        main = read_text(config)
+        if main is None:
+            raise SshdConfigError(f"there is no {config}; name sshd's configuration in the option config")
+        self.main = main
+
+    def effective(self, user: str, config: str | None = None) -> dict[str, str]:
+        """What sshd would have in force for a login of C(user) from this host itself."""
+        os.makedirs(PRIVSEP_DIR, mode=0o755, exist_ok=True)
+        spec = f"user={user},host=localhost,addr=127.0.0.1"
+        rc, out, err = self.module.run_command([self.sshd, "-T", "-f", config or self.config, "-C", spec])
+        if rc:
+            raise SshdConfigError(f"sshd does not accept {config or self.config}: {err.strip()}")
+        return sshd_config.parse_effective(out)
+
+    def directives(self) -> list[sshd_config.Directive]:
+        return list(sshd_config.walk(self.main, self.config, read_files))
+
+    def main_with_include(self, include: str) -> str:
+        """The main file as it must be for the drop-in to count: unchanged, or with one line more at its beginning."""
+        found = sshd_config.find_includes(self.main, self.config, self.path)
+        if any(not directive.conditional for directive in found):
+            return self.main
+        if include == "mend":
+            return f"{self._include_line}\n{self.main}"
+        if found:
+            raise SshdConfigError(
+                f"{found[0].place} includes {self.path} only under 'Match {found[0].match}', so it does not count for "
+                f"{self.user}; move that Include above the first Match of {self.config}, or say include=mend"
+            )
+        raise SshdConfigError(
+            f"{self.config} does not include {self.path}; put '{self._include_line}' at its beginning, "
+            "or say include=mend"
+        )
+
+    @property
+    def _include_line(self) -> str:
+        # Our file alone: a glob would switch on files that lie in that directory without effect today.
+        return f"Include {self.path}"
+
+    def main_without_include(self) -> str:
+        """The main file without the line that main_with_include puts there."""
+        first, _newline, rest = self.main.partition("\n")
+        return rest if first == self._include_line else self.main
+
+    def rehearse(self, text: str, settings: t.Mapping[str, Value], global_settings: t.Mapping[str, Value]) -> None:
+        """Has sshd read the candidate in front of the present configuration, all of it in temporary files.
+
+        Refuses a candidate that sshd does not accept, and one that changes anything for another account.
+        """
+        candidate = self._temporary(text)
+        whole = self._temporary(f"Include {candidate}\n{self.main}")
+        before = self.effective("root")
+        try:
+            after = self.effective("root", whole)
+        except SshdConfigError as error:
+            raise SshdConfigError(
+                f"sshd refuses the settings meant for {self.path}, which was left as it was: "
+                + str(error).replace(candidate, self.path).replace(whole, self.config)
+            ) from None
+        allowed = {keyword.lower() for keyword in global_settings}
+        spoiled = sorted(key for key in {*before, *after} - allowed if before.get(key) != after.get(key))
+        if spoiled:
+            raise SshdConfigError(f"the settings for {self.path} would change {', '.join(spoiled)} for root as well")
+        self._prove(self.effective(self.user, whole), settings, global_settings)
+
+    def _temporary(self, text: str) -> str:
+        handle, path = tempfile.mkstemp(dir=self.module.tmpdir, prefix="sshd_config.")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+        return path
+
+    def _prove(
+        self, effective: dict[str, str], settings: t.Mapping[str, Value], global_settings: t.Mapping[str, Value]
+    ) -> None:
+        wrong = sshd_config.differing({**global_settings, **settings}, effective)
+        if wrong:
+            directives = self.directives()
+            reasons = [
+                f"{keyword} is {value or 'not set'}: " + sshd_config.explain(keyword, self.path, self.user, directives)
+                for keyword, value in wrong.items()
+            ]
+            raise SshdConfigError(
+                f"{self.path} does not have its effect for {self.user}, so the former files are in place again. "
+                + "; ".join(reasons)
+                + ". Remove those lines, or give the drop-in a name that sorts before their file"
+            )
+        barrier = sshd_config.shut_out(self.user, self._groups(), effective) if settings else None
+        if barrier:
+            place = sshd_config.explain(barrier, self.path, self.user, self.directives())
+            raise SshdConfigError(
+                f"sshd would not let {self.user} in, whatever its key: {place}. Add {self.user} there, or set "
+                f"{barrier} for this account alone in the option settings"
+            )
+
+    def _groups(self) -> list[str]:
+        # The role makes a group of the account's name before; in check mode neither exists yet.
+        return [self.user, *(group.gr_name for group in grp.getgrall() if self.user in group.gr_mem)]
+
+    def place(
+        self,
+        texts: Texts,
+        settings: t.Mapping[str, Value],
+        global_settings: t.Mapping[str, Value],
+        pending: str | None,
+    ) -> None:
+        """Replaces (or removes, where the text is None) the files, each whole, and puts all back if sshd disagrees."""
+        former: Texts = {path: read_text(path) for path in texts}
+        was_pending = bool(pending) and os.path.exists(pending or "")
+        if pending:
+            mark_pending(pending)
+        try:
+            for path, text in texts.items():
+                self._write(path, text)
+            self._prove(self.effective(self.user), settings, global_settings)
+        except SshdConfigError:
+            for path, text in former.items():
+                self._write(path, text)
+            if pending and not was_pending:
+                os.unlink(pending)
+            raise
+
+    def _write(self, path: str, text: str | None) -> None:
+        if text is None:
+            if os.path.lexists(path):
+                os.unlink(path)
+            return
+        existed = os.path.exists(path)
+        if not os.path.isdir(os.path.dirname(path)):
+            os.makedirs(os.path.dirname(path), mode=0o755)
+        candidate = self._temporary(text)
+        # atomic_move keeps the mode and the owner of a file that it replaces.
+        self.module.atomic_move(candidate, path)
+        if not existed:
+            os.chmod(path, 0o644)
+
+
+def mark_pending(path: str) -> None:
+    """Leaves word that a service has to read its files again, for whoever comes next if this run dies."""
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    with open(path, "w", encoding="utf-8"):
+        pass
