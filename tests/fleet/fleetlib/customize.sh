@@ -1,0 +1,43 @@
+#!/bin/sh
+# SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# mmdebstrap's customize hook: turns a fresh root file system ($1) into a host without Nix ("bare").
+set -eu
+root=$1
+
+# What a container does not need, or what would only make it boot slower.
+for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
+    fstrim.timer man-db.timer logrotate.timer motd-news.timer ldconfig.service console-getty.service getty@tty1.service \
+    getty.target systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service \
+    systemd-resolved.service systemd-timesyncd.service systemd-firstboot.service systemd-homed.service \
+    systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-pstore.service \
+    systemd-journal-catalog-update.service systemd-update-done.service; do
+    ln -sf /dev/null "$root/etc/systemd/system/$unit"
+done
+# sshd must let unprivileged users in as soon as it answers.
+mkdir -p "$root/etc/tmpfiles.d" "$root/etc/systemd/journald.conf.d"
+ln -sf /dev/null "$root/etc/tmpfiles.d/systemd-nologin.conf"
+printf '[Journal]\nStorage=persistent\nSystemMaxUse=64M\n' > "$root/etc/systemd/journald.conf.d/fleet.conf"
+# With pam_systemd every login waits for user@.service, a minute and more on forky.
+sed -i '/pam_systemd/d' "$root/etc/pam.d/common-session"
+
+# An unprivileged login with password-less sudo; keys come with each host. Debian has a group operator already.
+chroot "$root" useradd --uid 1000 --gid users --create-home --shell /bin/bash operator
+printf 'operator ALL=(ALL) NOPASSWD: ALL\n' > "$root/etc/sudoers.d/operator"
+chmod 0440 "$root/etc/sudoers.d/operator"
+
+# Certificates which this machine's administrator added: hosts share its way to the network.
+for file in /usr/local/share/ca-certificates/*.crt; do
+    [ -e "$file" ] || continue
+    cp "$file" "$root/usr/local/share/ca-certificates/"
+done
+chroot "$root" update-ca-certificates >/dev/null
+
+# Nix's packages wait in the cache, so that an installation in a host needs no download.
+chroot "$root" apt-get clean
+chroot "$root" apt-get -y --download-only install nix-bin nix-setup-systemd
+chroot "$root" apt-cache gencaches
+
+# Each host brings its own.
+rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/machine-id" "$root/var/lib/dbus/machine-id" "$root/etc/hostname" \
+    "$root/etc/resolv.conf"
