@@ -1,0 +1,252 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Whether one store is reachable, and if not, why."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: store_info
+short_description: Asks a Nix store whether it is reachable, and says why it is not
+version_added: 0.1.0
+author:
+  - nixfleet.builders contributors (@nixfleet)
+description:
+  - Opens a store as Nix itself does on this host, through Nix's own command line and ssh, and reports what answers.
+  - When nothing does, it tells the reason as one word of a fixed list, what Nix and ssh said, and what mends it.
+  - Run it as root to see what Nix's daemon will see, as it is the daemon that logs in to builders. Nobody is asked for
+    a passphrase or to trust a key, and no ssh agent is used, because the daemon has none of these.
+  - A store that is a path is not created.
+options:
+  uri:
+    description:
+      - The store, as in the machines file, like V(ssh-ng://nixremote@b1), V(ssh://b1), V(daemon), V(local) or the path
+        of a store of its own.
+      - A bare host means V(ssh://), as it does for Nix.
+    type: str
+    required: true
+  ssh_key:
+    description: The path of the private key to log in with. Only for V(ssh://) and V(ssh-ng://).
+    type: path
+  public_host_key:
+    description:
+      - The public key line of the host key that the builder must show. Only for V(ssh://) and V(ssh-ng://).
+      - Nix's own behaviour is that keys in ssh's known hosts files are accepted as well.
+    type: str
+  timeout:
+    description: After how many seconds the attempt is given up and all its processes are ended.
+    type: int
+    default: 15
+  fail:
+    description:
+      - Whether the task fails when the store is not reachable.
+      - With V(false) the task succeeds and RV(reachable) tells.
+    type: bool
+    default: true
+extends_documentation_fragment:
+  - nixfleet.builders.nix
+  - nixfleet.builders.attributes.info
+  - nixfleet.builders.attributes.actiongroup_builders
+seealso:
+  - module: nixfleet.builders.builder_info
+"""
+
+EXAMPLES = r"""
+- name: Stop when the builder cannot be reached
+  nixfleet.builders.store_info:
+    uri: ssh-ng://nixremote@b1
+  become: true
+
+- name: Try a builder that ssh's configuration does not know
+  nixfleet.builders.store_info:
+    uri: ssh-ng://nixremote@198.18.0.11
+    ssh_key: /etc/nix/builder_ed25519
+    public_host_key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJWzdQFj0jM2sdBoRzdpNStkVKnVQXHzbu1mXQpi9fzX
+    timeout: 5
+    fail: false
+  become: true
+  register: store
+
+- name: Tell what is wrong
+  ansible.builtin.debug:
+    msg: "{{ store.reason }}: {{ store.suggestion }}"
+  when: not store.reachable
+"""
+
+RETURN = r"""
+uri:
+  description: The store's URI as it was asked for, with O(ssh_key) and O(public_host_key) in it.
+  returned: always
+  type: str
+  sample: ssh-ng://nixremote@b1
+reachable:
+  description: Whether the store answered.
+  returned: always
+  type: bool
+  sample: true
+version:
+  description: The version of Nix at the store, V(null) where it does not tell.
+  returned: always
+  type: str
+  sample: 2.26.3
+trusted:
+  description:
+    - Whether the store trusts this client.
+    - V(null) where that is not known, as with V(ssh://) and with a Nix older than 2.15 on either side.
+  returned: always
+  type: bool
+  sample: true
+latency_ms:
+  description: After how many milliseconds the store had answered, ssh's login included. V(null) if it did not.
+  returned: always
+  type: int
+  sample: 240
+reason:
+  description: Why the store is not reachable, V(null) if it is.
+  returned: always
+  type: str
+  choices:
+    - name_resolution
+    - connection_refused
+    - no_route
+    - timeout
+    - host_key_unknown
+    - host_key_changed
+    - permission_denied
+    - no_nix
+    - protocol_mismatch
+    - daemon_socket_permission
+    - daemon_unavailable
+    - bad_uri
+    - unsupported
+    - other
+  sample: permission_denied
+message:
+  description: What Nix and ssh said about it.
+  returned: always
+  type: str
+  sample: "nixremote@b1: Permission denied (publickey)."
+suggestion:
+  description: The command or the variable that mends it.
+  returned: always
+  type: str
+  sample: run playbook nixfleet.builders.fleet with this client and this builder, which lets the client's key in
+"""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.nixfleet.builders.plugins.module_utils import store_probe
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix, NixError
+
+#: What only a person at a terminal has: Nix's daemon logs in without them.
+PERSONAL = ("SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "SSH_AUTH_SOCK", "DISPLAY", "NIX_CONFIG", "NIX_REMOTE")
+
+
+def clean_environment(environment: t.Mapping[str, str], timeout: float) -> dict[str, str]:
+    """The environment in which Nix asks: no questions to a person, no agent, messages in English, ssh in a hurry."""
+    options = f"-oBatchMode=yes -oConnectTimeout={max(1, int(timeout))}"
+    kept = {name: value for name, value in environment.items() if name not in PERSONAL}
+    # ssh takes the first value that it is given for an option.
+    return {**kept, "LC_ALL": "C", "NIX_SSHOPTS": f"{options} {kept.get('NIX_SSHOPTS', '')}".strip()}
+
+
+def run_limited(argv: list[str], environment: dict[str, str], timeout: float) -> tuple[int | None, str, str]:
+    """(exit status or None when the time was up, stdout, stderr). Ends the program and all that it started."""
+    process = subprocess.Popen(
+        argv,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+        return process.returncode, out, err
+    except subprocess.TimeoutExpired:
+        end_session(process.pid)
+        # A grandchild that left the session could keep the pipes open: what was read until now has to do.
+        try:
+            out, err = process.communicate(timeout=1)
+        except subprocess.TimeoutExpired as expired:
+            out, err = ((part or b"").decode(errors="replace") for part in (expired.stdout, expired.stderr))
+        return None, out, err
+
+
+def end_session(leader: int) -> None:
+    """Kills the process group of a session's leader, in which Nix's ssh is."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def missing_path(uri: str) -> str | None:
+    """The path of a store that is a plain path and is not there; Nix would make a new store of it."""
+    path = uri.partition("?")[0]
+    return path if path.startswith("/") and not os.path.isdir(path) else None
+
+
+def ask(nix: Nix, params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The module's result."""
+    uri = store_probe.complete(params["uri"], params["ssh_key"], params["public_host_key"])
+    result: dict[str, t.Any] = {
+        "uri": uri,
+        **dict.fromkeys(("version", "trusted", "latency_ms", "reason", "message", "suggestion")),
+    }
+    path = missing_path(uri)
+    if path:
+        mend = f"correct the path, or make the store: 'nix-store --store {path} --init'"
+        failure = store_probe.Failure("bad_uri", f"there is no directory {path}", mend)
+        return {**result, "reachable": False, **failure._asdict()}
+    seconds = params["timeout"]
+    argv = nix.argv("nix", *store_probe.info_arguments(nix.version, uri))
+    start = time.monotonic()
+    rc, out, err = run_limited(argv, clean_environment(os.environ, seconds), seconds)
+    if rc == 0:
+        latency = round((time.monotonic() - start) * 1000)
+        return {**result, "reachable": True, "latency_ms": latency, **store_probe.read_answer(out, err)._asdict()}
+    failure = store_probe.timed_out(err, uri, seconds) if rc is None else store_probe.classify(err, uri)
+    return {**result, "reachable": False, **failure._asdict()}
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={
+            "uri": {"type": "str", "required": True},
+            "ssh_key": {"type": "path", "no_log": False},
+            "public_host_key": {"type": "str", "no_log": False},
+            "timeout": {"type": "int", "default": 15},
+            "fail": {"type": "bool", "default": True},
+            "nix_bin_dir": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    if module.params["timeout"] < 1:
+        module.fail_json(msg=f"timeout is {module.params['timeout']}, it has to be at least 1 second")
+    if not module.params["uri"].strip() or re.search(r"\s", module.params["uri"]):
+        module.fail_json(msg=f"uri {module.params['uri']!r} is blank or has a blank in it, so it is no store's URI")
+    try:
+        result = ask(Nix(module.run_command, module.params["nix_bin_dir"]), module.params)
+    except NixError as error:
+        module.fail_json(msg=str(error))
+    if module.params["fail"] and not result["reachable"]:
+        module.fail_json(
+            msg=f"the store {result['uri']} is not reachable ({result['reason']}): {result['message']}\n"
+            f"To mend it: {result['suggestion']}",
+            **result,
+        )
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()
