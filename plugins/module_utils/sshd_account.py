@@ -59,6 +59,10 @@ class SshdAccount:
         if main is None:
             raise SshdConfigError(f"there is no {config}; name sshd's configuration in the option config")
         self.main = main
+        #: The drop-in's other place, out of reach of an Include under a Match, where sshd accepts no global setting.
+        self.aside = os.path.join(os.path.dirname(config), os.path.basename(path))
+        if any(found.conditional for found in sshd_config.find_includes(main, config, path)):
+            self.path, self.aside = self.aside, path
 
     def effective(self, user: str, config: str | None = None) -> dict[str, str]:
         """What sshd would have in force for a login of C(user) from this host itself."""
@@ -74,14 +78,13 @@ class SshdAccount:
 
     def main_with_include(self, include: str) -> str:
         """The main file as it must be for the drop-in to count: unchanged, or with one line more at its beginning."""
-        found = sshd_config.find_includes(self.main, self.config, self.path)
-        if any(not directive.conditional for directive in found):
+        if any(not found.conditional for found in sshd_config.find_includes(self.main, self.config, self.path)):
             return self.main
         if include == "mend":
             return f"{self._include_line}\n{self.main}"
-        if found:
+        for found in sshd_config.find_includes(self.main, self.config, self.aside):
             raise SshdConfigError(
-                f"{found[0].place} includes {self.path} only under 'Match {found[0].match}', so it does not count for "
+                f"{found.place} includes {self.aside} only under 'Match {found.match}', so it does not count for "
                 f"{self.user}; move that Include above the first Match of {self.config}, or say include=mend"
             )
         raise SshdConfigError(

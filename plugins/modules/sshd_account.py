@@ -56,7 +56,9 @@ options:
     description:
       - What to do where O(config) does not include O(path), or includes it only after a C(Match) line, where it counts
         for some logins only.
-      - V(mend) adds the line C(Include) with O(path) at the beginning of O(config). V(report) fails.
+      - V(mend) adds one C(Include) line for the drop-in at the beginning of O(config). V(report) fails.
+      - Where O(path) is included after a C(Match) line, V(mend) writes the drop-in beside O(config) instead, as sshd accepts
+        no global setting under a C(Match).
     type: str
     choices: [mend, report]
     default: mend
@@ -99,7 +101,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 path:
-  description: The drop-in file.
+  description: The drop-in file, as it was written; see O(include).
   returned: success
   type: str
   sample: /etc/ssh/sshd_config.d/10-nixfleet.conf
@@ -138,10 +140,7 @@ def run(module: AnsibleModule) -> dict[str, object]:
     )
     text = render(params["user"], settings, global_settings, HEADER) if present else None
     main = account.main_with_include(params["include"]) if present else account.main_without_include()
-    wanted: Texts = {account.path: text, account.config: main}
-    if not present:
-        # The Include first: a missing file that is named without a glob is an error on some releases of sshd.
-        wanted = {account.config: main, account.path: None}
+    wanted: Texts = {account.path: text, account.config: main, account.aside: None}
     texts = {path: new for path, new in wanted.items() if new != read_text(path)}
     if text is not None and (texts or module.check_mode):
         account.rehearse(text, settings, global_settings)
