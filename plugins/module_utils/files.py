@@ -120,6 +120,11 @@ class Pending:
         except OSError as error:
             raise FileError(f"cannot make the marker {self._path}: {error.strerror}") from error
 
+    def clear(self) -> None:
+        """Takes the marker back after the file was put back, unless an earlier run had left it."""
+        if self._path and not self.waiting:
+            remove(self._path)
+
 
 class OwnedFile:
     """One file and what was done to it: C(before) and C(after) (None: absent), C(changed), C(diff)."""

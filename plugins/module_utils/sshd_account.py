@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import typing as t
 
-from ansible_collections.nixfleet.builders.plugins.module_utils import sshd_config
+from ansible_collections.nixfleet.builders.plugins.module_utils import files, sshd_config
 from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_config import SshdConfigError, Value
 
 if t.TYPE_CHECKING:
@@ -26,18 +26,9 @@ PRIVSEP_DIR = "/run/sshd"
 Texts = dict[str, t.Optional[str]]
 
 
-def read_text(path: str) -> str | None:
-    """A file's text, None where there is no file."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-
-
 def read_files(pattern: str) -> list[tuple[str, str]]:
     """The files of a glob with their texts, in the order in which sshd includes them."""
-    return [(path, read_text(path) or "") for path in sorted(glob.glob(pattern)) if os.path.isfile(path)]
+    return [(path, files.read_text(path) or "") for path in sorted(glob.glob(pattern)) if os.path.isfile(path)]
 
 
 class SshdAccount:
@@ -55,7 +46,7 @@ class SshdAccount:
                 "install the ssh server first, or name its program in the option sshd"
             )
         self.sshd = binary
-        main = read_text(config)
+        main = files.read_text(config)
         if main is None:
             raise SshdConfigError(f"there is no {config}; name sshd's configuration in the option config")
         self.main = main
@@ -161,13 +152,12 @@ class SshdAccount:
         texts: Texts,
         settings: t.Mapping[str, Value],
         global_settings: t.Mapping[str, Value],
-        pending: str | None,
+        pending: files.Pending,
     ) -> None:
         """Replaces (or removes, where the text is None) the files, each whole, and puts all back if sshd disagrees."""
-        former: Texts = {path: read_text(path) for path in texts}
-        was_pending = bool(pending) and os.path.exists(pending or "")
-        if pending:
-            mark_pending(pending)
+        former: Texts = {path: files.read_text(path) for path in texts}
+        if texts:
+            pending.mark()
         try:
             for path, text in texts.items():
                 self._write(path, text)
@@ -175,27 +165,12 @@ class SshdAccount:
         except SshdConfigError:
             for path, text in former.items():
                 self._write(path, text)
-            if pending and not was_pending:
-                os.unlink(pending)
+            pending.clear()
             raise
 
     def _write(self, path: str, text: str | None) -> None:
         if text is None:
-            if os.path.lexists(path):
-                os.unlink(path)
+            files.remove(path)
             return
-        existed = os.path.exists(path)
-        if not os.path.isdir(os.path.dirname(path)):
-            os.makedirs(os.path.dirname(path), mode=0o755)
-        candidate = self._temporary(text)
-        # atomic_move keeps the mode and the owner of a file that it replaces.
-        self.module.atomic_move(candidate, path)
-        if not existed:
-            os.chmod(path, 0o644)
-
-
-def mark_pending(path: str) -> None:
-    """Leaves word that a service has to read its files again, for whoever comes next if this run dies."""
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    with open(path, "w", encoding="utf-8"):
-        pass
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        files.write(self.module, path, text, 0o644, keep_attributes=True)

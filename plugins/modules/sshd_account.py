@@ -57,8 +57,8 @@ options:
       - What to do where O(config) does not include O(path), or includes it only after a C(Match) line, where it counts
         for some logins only.
       - V(mend) adds one C(Include) line for the drop-in at the beginning of O(config). V(report) fails.
-      - Where O(path) is included after a C(Match) line, V(mend) writes the drop-in beside O(config) instead, as sshd accepts
-        no global setting under a C(Match).
+      - Where O(path) is included after a C(Match) line, V(mend) writes the drop-in beside O(config) instead, as sshd
+        accepts no global setting under a C(Match).
     type: str
     choices: [mend, report]
     default: mend
@@ -117,15 +117,9 @@ effective:
   sample: {"permittty": "no", "disableforwarding": "yes", "maxstartups": "100:30:300"}
 """
 
-import os
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_account import (
-    HEADER,
-    SshdAccount,
-    Texts,
-    read_text,
-)
+from ansible_collections.nixfleet.builders.plugins.module_utils import files
+from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_account import HEADER, SshdAccount, Texts
 from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_config import SshdConfigError, render
 
 
@@ -141,22 +135,20 @@ def run(module: AnsibleModule) -> dict[str, object]:
     text = render(params["user"], settings, global_settings, HEADER) if present else None
     main = account.main_with_include(params["include"]) if present else account.main_without_include()
     wanted: Texts = {account.path: text, account.config: main, account.aside: None}
-    texts = {path: new for path, new in wanted.items() if new != read_text(path)}
+    texts = {path: new for path, new in wanted.items() if new != files.read_text(path)}
+    pending = files.Pending(module, params["pending"])
     if text is not None and (texts or module.check_mode):
         account.rehearse(text, settings, global_settings)
     include = "present" if main == account.main else ("added" if present else "removed")
     result: dict[str, object] = {
-        "changed": bool(texts) or bool(params["pending"] and os.path.exists(params["pending"])),
+        "changed": bool(texts) or pending.waiting,
         "path": account.path,
         "include": include,
-        "diff": [
-            {"before_header": path, "after_header": path, "before": read_text(path) or "", "after": new or ""}
-            for path, new in texts.items()
-        ],
+        "diff": [files.diff(path, files.read_text(path), new) for path, new in texts.items()],
     }
     if module.check_mode and texts:
         return result
-    account.place(texts, settings, global_settings, params["pending"] if texts else None)
+    account.place(texts, settings, global_settings, pending)
     effective = account.effective(account.user)
     keywords = [keyword.lower() for keyword in (*settings, *global_settings)]
     result["effective"] = {keyword: effective.get(keyword) for keyword in keywords}
@@ -181,7 +173,7 @@ def main() -> None:
     )
     try:
         module.exit_json(**run(module))
-    except SshdConfigError as error:
+    except (SshdConfigError, files.FileError) as error:
         module.fail_json(msg=str(error))
 
 
