@@ -54,7 +54,7 @@ pythons() {
     IFS=: read -ra dirs <<<"$PATH"
     for dir in "${dirs[@]}" /usr/local/bin /usr/bin "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin "$HOME"/.local/share/uv/python/*/bin; do
       for candidate in "$dir"/python3 "$dir"/python3.[0-9] "$dir"/python3.[0-9][0-9]; do
-        [ -x "$candidate" ] && readlink -f "$candidate"
+        if [ -x "$candidate" ]; then readlink -f "$candidate"; fi
       done
     done
   } | grep -v "^$BUILD/" | sort -u | while read -r candidate; do

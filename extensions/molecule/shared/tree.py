@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Prints one line per file, directory and link of this host: path, mode, owner, group, size and time, link target.
