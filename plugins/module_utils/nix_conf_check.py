@@ -1,0 +1,231 @@
+# SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What Nix itself makes of a configuration, before any of it is in place.
+
+The whole configuration as it will be is copied to a temporary directory, included files too, and Nix is asked for the
+settings in force there. A second question, with our settings alone, tells what our values mean to Nix.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import typing as t
+
+from ansible_collections.nixfleet.builders.plugins.module_utils import nix_conf
+from ansible_collections.nixfleet.builders.plugins.module_utils.files import FileError, read_text
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import CONFIG_SHOW_SINCE, Nix, NixError
+
+DEFAULT_MAIN = "/etc/nix/nix.conf"
+
+#: Root's own files, which the daemon reads after the main file; the first named wins (src/libstore/globals.cc).
+ROOT_FILES = ("/root/.config/nix/nix.conf", "/etc/xdg/nix/nix.conf")
+
+_UNKNOWN = re.compile(r"unknown setting '([^']+)'")
+_NEEDS_FEATURE = re.compile(r"[Ii]gnoring setting '([^']+)' because experimental feature '([^']+)' is not enabled")
+_UNKNOWN_FEATURE = re.compile(r"unknown experimental feature '([^']+)'")
+_NOISE = re.compile(r"^(Try 'nix --help' for more information\.|warning: .*|\s*)$", re.MULTILINE)
+
+
+class Refused(Exception):
+    """Nix would not take the settings, or something else has the last word on them. Nothing was changed."""
+
+
+class Shown(t.NamedTuple):
+    """What C(nix config show --json) said: each setting's entry (value, aliases…), and stderr."""
+
+    entries: dict[str, dict[str, t.Any]]
+    stderr: str
+
+    def canonical(self, name: str) -> str:
+        """The name that Nix shows for a setting, its alias, or C(extra-) with either."""
+        names = [name] if name in self.entries else [name, nix_conf.base_name(name)]
+        for wanted in names:
+            for shown, entry in self.entries.items():
+                if wanted == shown or wanted in entry.get("aliases", ()):
+                    return shown
+        return nix_conf.base_name(name)
+
+    def appends(self, name: str) -> bool:
+        """Whether C(name) appends to a setting, and is none itself."""
+        return name not in self.entries and nix_conf.base_name(name) != name
+
+    def value(self, name: str) -> t.Any:
+        return self.entries.get(self.canonical(name), {}).get("value")
+
+
+class Verdict(t.NamedTuple):
+    """The settings' values in force, by the names that were given, and what is worth a warning."""
+
+    effective: dict[str, t.Any]
+    warnings: list[str]
+
+
+class Candidate:
+    """A main file and its drop-in as they will be. C(directory) is an empty private one for the copies."""
+
+    def __init__(self, nix: Nix, directory: str, *, main: str, main_text: str, path: str, text: str) -> None:
+        self._nix = nix
+        self._directory = directory
+        self._main = main
+        self._path = path
+        self._texts = {main: main_text, path: text}
+        self._staged: dict[str, str] = {}
+
+    def check(self) -> Verdict:
+        """Refused where Nix does not take a setting of the drop-in, or where another line has the last word on it."""
+        settings = nix_conf.settings_of(self._texts[self._path], self._path)
+        starts = [self._main]
+        if self._main == DEFAULT_MAIN:
+            starts += [file for file in reversed(ROOT_FILES) if os.path.exists(file)]
+        met = [assignment for start in starts for assignment in nix_conf.walk(start, self._read)]
+        alone = self._show("alone", [self._path], met)
+        whole = self._show("whole", starts, met)
+        self._known(settings, whole)
+        self._doubled(settings, whole)
+        for name in settings:
+            self._in_force(name, settings[name], met, alone, whole)
+        warnings = [
+            f"{self._path} enables the experimental feature {feature}, which Nix {self._version} does not know"
+            for feature in dict.fromkeys(_UNKNOWN_FEATURE.findall(alone.stderr))
+        ]
+        return Verdict({name: _effective(name, met, whole) for name in settings}, warnings)
+
+    @property
+    def _version(self) -> str:
+        return ".".join(map(str, self._nix.version))
+
+    def _read(self, path: str) -> str | None:
+        """A file as it will be. One that is there and cannot be read counts as empty: that is what Nix makes of it."""
+        if path in self._texts:
+            return self._texts[path]
+        try:
+            return read_text(path)
+        except FileError:
+            return ""
+
+    def _stage(self, path: str, copy: str) -> None:
+        """Copies a file and, numbered beside it, those that it includes; lines keep their numbers."""
+        lines = (self._read(path) or "").split("\n")
+        included = [entry for entry in nix_conf.parse("\n".join(lines), path) if isinstance(entry, nix_conf.Include)]
+        for entry in included:
+            target = nix_conf.resolve(entry.path, path)
+            if target not in self._texts and not os.path.isfile(target):
+                lines[entry.line - 1] = f"!include {target}"
+                continue
+            name = f"{len(self._staged)}.conf"
+            lines[entry.line - 1] = f"!include {name}"
+            self._stage(target, os.path.join(os.path.dirname(copy), name))
+        self._staged[copy] = path
+        with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write("\n".join(lines).encode("utf-8", "surrogateescape"))
+
+    def _show(self, name: str, starts: list[str], met: list[nix_conf.Assignment]) -> Shown:
+        directory = os.path.join(self._directory, name)
+        os.mkdir(directory, 0o700)
+        copies = [
+            os.path.join(directory, "nix.conf"),
+            *(os.path.join(directory, f"root{n}.conf") for n in range(1, len(starts))),
+        ]
+        for start, copy in zip(starts, copies):
+            self._stage(start, copy)
+        env = {"NIX_CONF_DIR": directory, "NIX_USER_CONF_FILES": ":".join(reversed(copies[1:])), "NIX_CONFIG": ""}
+        words = ("config", "show") if self._nix.version >= CONFIG_SHOW_SINCE else ("show-config",)
+        rc, out, err = self._nix.call("nix", *words, "--json", env=env)
+        if rc == 0:
+            try:
+                return Shown(json.loads(out), err)
+            except ValueError as error:
+                raise NixError(f"nix {' '.join(words)} --json printed no JSON: {error}", rc, err) from error
+        said = self._said(err)
+        if name == "alone":
+            ours = [entry for entry in met if entry.file == self._path]
+            wrong = next((f"{it.name} = {it.value}: " for it in ours if f"'{it.name}'" in said), "")
+            raise Refused(f"Nix {self._version} does not take a setting meant for {self._path}: {wrong}{said}")
+        raise Refused(
+            f"Nix {self._version} does not take the configuration that this host has already, which starts at "
+            f"{self._main}; mend that first: {said}"
+        )
+
+    def _said(self, stderr: str) -> str:
+        """Nix's error without its warnings, with the real files' names, and without secrets."""
+        for copy, path in self._staged.items():
+            stderr = stderr.replace(copy, path)
+        text = " ".join(_NOISE.sub("", stderr).split())
+        return nix_conf.redact(text[len("error: ") :] if text.startswith("error: ") else text)
+
+    def _known(self, settings: t.Mapping[str, str], whole: Shown) -> None:
+        unknown = set(_UNKNOWN.findall(whole.stderr))
+        for name in settings:
+            if name not in unknown:
+                continue
+            base = nix_conf.base_name(name)
+            if base != name and whole.canonical(base) in whole.entries:
+                raise Refused(
+                    f"Nix {self._version} cannot append to the setting {base}; give {base} itself instead of {name}"
+                )
+            near = difflib.get_close_matches(name, whole.entries, 1)
+            hint = f"; do you mean {near[0]}?" if near else ""
+            raise Refused(f"Nix {self._version} does not know the setting {name}, and would ignore it{hint}")
+        for name, feature in _NEEDS_FEATURE.findall(whole.stderr):
+            if name in settings or f"extra-{name}" in settings:
+                raise Refused(
+                    f"Nix {self._version} ignores the setting {name}, as its experimental feature is not enabled; "
+                    f"add extra-experimental-features: [{feature}] to the settings, or leave {name} out"
+                )
+
+    def _doubled(self, settings: t.Mapping[str, str], whole: Shown) -> None:
+        names: dict[str, str] = {}
+        for name in settings:
+            if whole.appends(name):
+                continue
+            other = names.setdefault(whole.canonical(name), name)
+            if other != name:
+                raise Refused(f"{other} and {name} are two names of one setting; give one of them")
+
+    def _in_force(self, name: str, value: str, met: list[nix_conf.Assignment], alone: Shown, whole: Shown) -> None:
+        """Refused where the value that Nix has in force is not the drop-in's."""
+        canonical = whole.canonical(name)
+        last = max(index for index, it in enumerate(met) if it.file == self._path and it.name == name)
+        later = [it for it in met[last + 1 :] if whole.canonical(it.name) == canonical and not whole.appends(it.name)]
+        theirs = _effective(name, met, whole)
+        ours = _effective(name, [it for it in met if it.file == self._path], alone)
+        if ours == theirs:
+            return
+        if isinstance(theirs, list) and (whole.appends(name) or not later):
+            wanted = value.split() if whole.appends(name) else ours
+            if all(item in theirs for item in wanted):
+                return
+        elif isinstance(theirs, dict) and not later and all(theirs.get(key) == ours[key] for key in ours):
+            return
+        lost = f"{name} = {value} of {self._path} would have no effect"
+        if not later:
+            raise Refused(
+                f"{lost}: Nix {self._version} has {theirs!r} in force. Look for a file that {self._main} includes "
+                "before it, and that cannot be read"
+            )
+        it = later[-1]
+        raise Refused(
+            f"{lost}, as {it.file}:{it.line} sets {it.name} again; remove that line, move it before the line that "
+            "includes the drop-in, or leave the setting out here"
+        )
+
+
+def _effective(name: str, met: list[nix_conf.Assignment], shown: Shown) -> t.Any:
+    """A setting's value in force.
+
+    That of experimental-features comes from the files: 2.8 shows numbers, and the module's own call of Nix adds one.
+    """
+    canonical = shown.canonical(name)
+    if canonical != "experimental-features":
+        return shown.value(name)
+    features: list[str] = []
+    for it in met:
+        if it.name == canonical:
+            features = it.value.split()
+        elif it.name == f"extra-{canonical}":
+            features += it.value.split()
+    return sorted(set(features))
