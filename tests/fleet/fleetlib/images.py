@@ -37,6 +37,7 @@ mount -t proc proc "$4/proc"
 cp /etc/resolv.conf "$4/etc/resolv.conf"
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
 chroot "$4" apt-get -y -o Dpkg::Use-Pty=0 install nix-bin nix-setup-systemd
+chroot "$4" usermod --append --groups nix-users operator
 rm -f "$4/etc/resolv.conf" "$4/etc/machine-id" "$4/var/lib/dbus/machine-id"
 umount "$4/proc" "$4"
 '''
