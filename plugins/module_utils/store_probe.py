@@ -18,6 +18,9 @@ from urllib.parse import quote
 #: `nix store ping` became `nix store info` in 2.20, and both had learned --json by then (src/nix/store-info.cc).
 STORE_INFO_SINCE = (2, 20)
 
+#: A path that is in no store.
+NO_PATH = "/nix/store/00000000000000000000000000000000-none"
+
 #: Every reason for which a store may be unreachable.
 REASONS = (
     "name_resolution",
@@ -38,12 +41,14 @@ REASONS = (
 
 #: The first rule with a text that is found decides. More telling texts stand before those that follow from them.
 RULES: tuple[tuple[str, str], ...] = (
+    # Up to Nix 2.30 a port in the URI is a part of the name, and a URI that is none can end up there as a whole.
+    ("bad_uri", r"could not resolve hostname (//\S*|[^:\s]+:\d+):"),
     ("name_resolution", r"could not resolve hostname"),
     ("host_key_changed", r"remote host identification has changed|host key for .* has changed"),
     ("host_key_unknown", r"host key verification failed|no .* host key is known for"),
     (
         "permission_denied",
-        r"permission denied \([a-z,-]+\)|too many authentication failures|account is (locked|expired)",
+        r"permission denied \([a-z,-]+\)|too many authentication failures|account (has expired|is locked)",
     ),
     ("connection_refused", r"^ssh: connect to host .*connection refused"),
     (
@@ -51,21 +56,29 @@ RULES: tuple[tuple[str, str], ...] = (
         r"kex_exchange_identification|connection (closed|reset) by .* port \d+|not allowed at this time",
     ),
     ("no_route", r"no route to host|network is unreachable|host is down"),
-    ("timeout", r"(connection|operation) timed out|timed out during banner exchange|timeout, server .* not responding"),
+    (
+        "timeout",
+        r"(connection|operation) timed out|timed out during banner exchange|timeout, server .* not responding",
+    ),
+    ("unsupported", r"experimental (nix )?feature '[^']*' is disabled|(version|protocol) .*not supported"),
     (
         "no_nix",
         r"(nix-daemon|nix-store|\bnix)['\"]?: (command )?not found|command not found: \S*nix"
         r"|nix(-daemon|-store)?['\"]?: no such file or directory|unknown command[: ].*nix",
     ),
     ("daemon_socket_permission", r"daemon-socket\S*: permission denied|socket at '[^']*': permission denied"),
-    ("daemon_unavailable", r"cannot connect to socket at|daemon disconnected unexpectedly"),
-    ("protocol_mismatch", r"protocol mismatch|failed to start ssh connection|this account is currently not available"),
+    (
+        "daemon_unavailable",
+        # Without a socket an account that is not root's is left with the store itself, which it cannot write.
+        r"cannot connect to socket at|daemon disconnected unexpectedly|single-user nix installation"
+        r"|['\"]/\S+/nix/\S+['\"].*: (permission denied|operation not permitted)",
+    ),
+    ("protocol_mismatch", r"protocol mismatch|this account is currently not available"),
     (
         "bad_uri",
         r"don't know how to open nix store|cannot parse nix store|invalid ssh (host name|authority)"
-        r"|is not a valid (url|uri|store)|bad (uri|url)|hostname contains invalid characters",
+        r"|is not a valid (url|uri)|requires a valid ssh host",
     ),
-    ("unsupported", r"experimental (nix )?feature '[^']*' is disabled|(version|protocol) .*not supported|unsupported"),
 )
 
 #: What mends it. {login} is user@host, {host} the host alone.
@@ -73,7 +86,8 @@ SUGGESTIONS = {
     "name_resolution": "give the builder an address that this host resolves (nix_builder_address), or its name in "
     "ssh's configuration (role nixfleet.builders.nix_client); 'getent hosts {host}' shows what is known of it",
     "connection_refused": "see on the builder whether sshd runs and on which port ('sshd -T | grep -i ^listen'); name "
-    "it in nix_builder_port; when only some connections are refused, raise nix_builder_sshd_max_startups",
+    "it in nix_builder_port; when only some connections are refused, raise nix_builder_sshd_max_startups, and see "
+    "sshd's log for an expired account or a penalty of this host",
     "no_route": "see whether the builder is up and which route leads to it ('ip route get ADDRESS'); "
     "nix_builder_address is what clients connect to",
     "timeout": "see whether the builder is up and no firewall drops its port ('ssh -v {login} true'); raise "
@@ -99,7 +113,7 @@ SUGGESTIONS = {
 }
 
 #: Lines that carry no reason: what Nix says on every attempt, and the frame of ssh's warning.
-NOISE = re.compile(r"^(Store URL: .*|received daemon op \d+|@+|)$")
+NOISE = re.compile(r"^(Store URL: .*|received daemon op \d+|Try 'nix --help' for more information\.|@+|)$")
 
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -155,11 +169,22 @@ def complete(uri: str, ssh_key: str | None = None, public_host_key: str | None =
     return f"{text}?{'&'.join(parameters.values())}" if parameters else text
 
 
-def info_arguments(version: tuple[int, ...], uri: str) -> list[str]:
-    """The subcommand of C(nix) that asks for a store."""
+def question(version: tuple[int, ...], uri: str) -> list[str]:
+    """The program and arguments that ask for a store.
+
+    With C(ssh://), C(nix store info) is content when C(nix-store --serve) starts, which opens no store until it needs
+    one, so that a daemon that does not run goes unseen: a path that no store has is asked for instead.
+    """
+    if split_uri(uri)[0] == "ssh":
+        return ["nix-store", "--store", uri, "--check-validity", NO_PATH]
     if version >= STORE_INFO_SINCE:
-        return ["store", "info", "--json", "--store", uri]
-    return ["store", "ping", "--store", uri]
+        return ["nix", "store", "info", "--json", "--store", uri]
+    return ["nix", "store", "ping", "--store", uri]
+
+
+def answered(rc: int, stderr: str) -> bool:
+    """Whether the store was there, by the exit status and stderr of the question."""
+    return rc == 0 or f"path '{NO_PATH}' is not valid" in ANSI.sub("", stderr)
 
 
 def read_answer(stdout: str, stderr: str) -> Answer:

@@ -208,10 +208,10 @@ def ask(nix: Nix, params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         failure = store_probe.Failure("bad_uri", f"there is no directory {path}", mend)
         return {**result, "reachable": False, **failure._asdict()}
     seconds = params["timeout"]
-    argv = nix.argv("nix", *store_probe.info_arguments(nix.version, uri))
+    argv = nix.argv(*store_probe.question(nix.version, uri))
     start = time.monotonic()
     rc, out, err = run_limited(argv, clean_environment(os.environ, seconds), seconds)
-    if rc == 0:
+    if rc is not None and store_probe.answered(rc, err):
         latency = round((time.monotonic() - start) * 1000)
         return {**result, "reachable": True, "latency_ms": latency, **store_probe.read_answer(out, err)._asdict()}
     failure = store_probe.timed_out(err, uri, seconds) if rc is None else store_probe.classify(err, uri)

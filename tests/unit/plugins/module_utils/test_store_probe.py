@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 from ansible_collections.nixfleet.builders.plugins.module_utils import store_probe
 
 B1 = "ssh-ng://nixremote@b1"
@@ -37,8 +40,9 @@ def test_complete_with_nothing() -> None:
 
 
 def test_arguments() -> None:
-    assert store_probe.info_arguments((2, 8, 0), B1) == ["store", "ping", "--store", B1]
-    assert store_probe.info_arguments((2, 26, 3), B1) == ["store", "info", "--json", "--store", B1]
+    assert store_probe.question((2, 8, 0), B1) == ["nix", "store", "ping", "--store", B1]
+    assert store_probe.question((2, 26, 3), B1) == ["nix", "store", "info", "--json", "--store", B1]
+    assert store_probe.question((2, 26, 3), "ssh://b1")[:3] == ["nix-store", "--store", "ssh://b1"]
 
 
 @pytest.mark.parametrize(
@@ -75,3 +79,23 @@ def test_silence() -> None:
 
 def test_time_is_up() -> None:
     assert store_probe.timed_out("", B1, 2)[:2] == ("timeout", "no answer within 2 seconds")
+
+
+RECORDED = yaml.safe_load((Path(__file__).parent / "store_errors.yml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("said", RECORDED, ids=lambda said: f"{said['nix']} {said['uri']} {said['name']}")
+def test_recorded(said: dict[str, str]) -> None:
+    """Every text that a real Nix wrote leads to the reason that was staged."""
+    if said["reason"] == "ok":
+        assert store_probe.answered(1 if said["uri"].startswith("ssh://") else 0, said["stderr"])
+        answer = store_probe.read_answer(said["stdout"], said["stderr"])
+        assert answer.version == (None if said["uri"].startswith("ssh://") else said["nix"])
+        return
+    assert not store_probe.answered(1, said["stderr"])
+    assert store_probe.classify(said["stderr"], said["uri"]).reason == said["reason"]
+
+
+def test_recordings_cover_the_reasons() -> None:
+    assert {said["reason"] for said in RECORDED} - {"ok"} == set(store_probe.REASONS) - {"other"}
+    assert len({said["nix"] for said in RECORDED}) == 3
