@@ -19,8 +19,6 @@ done
 mkdir -p "$root/etc/tmpfiles.d" "$root/etc/systemd/journald.conf.d"
 ln -sf /dev/null "$root/etc/tmpfiles.d/systemd-nologin.conf"
 printf '[Journal]\nStorage=persistent\nSystemMaxUse=64M\n' > "$root/etc/systemd/journald.conf.d/fleet.conf"
-# With pam_systemd every login waits for user@.service, a minute and more on forky.
-sed -i '/pam_systemd/d' "$root/etc/pam.d/common-session"
 touch "$root/etc/default/locale"
 
 # An unprivileged login with password-less sudo; keys come with each host. Debian has a group operator already.
@@ -59,7 +57,7 @@ echo 'DPkg::Post-Invoke { "/usr/local/sbin/fleet-nix-conf"; };' > "$root/etc/apt
 
 # Nix's packages wait in the cache, so that an installation in a host needs no download.
 chroot "$root" apt-get clean
-chroot "$root" apt-get -y --download-only install nix-bin nix-setup-systemd
+chroot "$root" apt-get -y -o APT::Install-Recommends=true --download-only install nix-bin nix-setup-systemd
 chroot "$root" apt-cache gencaches
 
 # Each host brings its own.

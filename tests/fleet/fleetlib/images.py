@@ -22,7 +22,7 @@ from fleetlib.model import RELEASES, FleetError
 CACHE = Path('/var/cache/nixfleet-test')
 RECIPE_VERSION = '1'
 PACKAGES = (
-    'systemd', 'systemd-sysv', 'dbus', 'openssh-server', 'openssh-client', 'python3', 'python3-apt', 'sudo', 'iproute2',
+    'systemd', 'systemd-sysv', 'libpam-systemd', 'dbus', 'openssh-server', 'openssh-client', 'python3', 'python3-apt', 'sudo', 'iproute2',
     'iputils-ping', 'procps', 'ca-certificates', 'busybox-static', 'adduser', 'passwd',
 )
 APT_OPTIONS = ('Acquire::Check-Valid-Until "false"', 'Acquire::Languages "none"', 'Acquire::Retries "3"')
