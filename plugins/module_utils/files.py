@@ -127,10 +127,21 @@ class Pending:
 
 
 class OwnedFile:
-    """One file and what was done to it: C(before) and C(after) (None: absent), C(changed), C(diff)."""
+    """One file and what was done to it: C(before) and C(after) (None: absent), C(changed), C(diff).
 
-    def __init__(self, module: Module, path: str, mode: int, pending: Pending | None = None) -> None:
+    C(params) are the options mode, owner, group… of this file, where they are not the module's own.
+    """
+
+    def __init__(
+        self,
+        module: Module,
+        path: str,
+        mode: int,
+        pending: Pending | None = None,
+        params: dict[str, t.Any] | None = None,
+    ) -> None:
         self._module = module
+        self._params = module.params if params is None else params
         self._mode = mode
         self._pending = pending
         self.path = path
@@ -171,7 +182,7 @@ class OwnedFile:
             remove(self.path)
 
     def _file_args(self) -> dict[str, t.Any]:
-        file_args = self._module.load_file_common_arguments(dict(self._module.params), path=self.path)
+        file_args = self._module.load_file_common_arguments(dict(self._params), path=self.path)
         if file_args.get("mode") is None:
             file_args["mode"] = self._mode
         elif isinstance(file_args["mode"], str) and file_args["mode"].isdigit():
