@@ -10,7 +10,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.nixfleet.builders.plugins.module_utils import nix_conf_check
+from ansible_collections.nixfleet.builders.plugins.module_utils import nix_cli
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_conf import MADE_BY_US
 from ansible_collections.nixfleet.builders.plugins.modules import nix_conf
 
@@ -49,7 +49,7 @@ def host(tmp_path: Path, run_module: t.Any) -> Host:
 
 @pytest.fixture
 def no_nix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nix_conf_check.Nix, "_find", staticmethod(lambda: "/nowhere"))
+    monkeypatch.setattr(nix_cli.Nix, "_find", staticmethod(lambda: "/nowhere"))
 
 
 @needs_nix
