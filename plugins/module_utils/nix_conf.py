@@ -13,6 +13,8 @@ import os.path
 import re
 import typing as t
 
+from ansible_collections.nixfleet.builders.plugins.module_utils.signing import SigningError, parse_public
+
 #: Settings whose values are secrets. A drop-in is world-readable, as every user's Nix reads it.
 SECRET_SETTINGS = frozenset({"access-tokens"})
 
@@ -176,6 +178,21 @@ def render(settings: t.Mapping[str, t.Any], header: str = "") -> str:
             raise NixConfError("is no name of a setting (letters, digits, '-', '_', '.')", repr(name))
         lines.append(f"{name} = {text_of(name, settings[name])}".rstrip(" "))
     return "".join(line + "\n" for line in lines)
+
+
+def check_values(settings: t.Mapping[str, str]) -> None:
+    """NixConfError for values (texts) that Nix takes as they are, and fails on when it needs them."""
+    for name, value in settings.items():
+        if base_name(name) in ("trusted-public-keys", "binary-cache-public-keys"):
+            for word in value.split():
+                try:
+                    parse_public(word)
+                except SigningError as error:
+                    raise NixConfError(f"{word!r} is no public key, so Nix would trust none: {error}", name) from error
+        elif base_name(name) == "secret-key-files":
+            for word in value.split():
+                if not word.startswith("/"):
+                    raise NixConfError(f"{word!r} is no absolute path", name)
 
 
 def secrets_in(settings: t.Iterable[str]) -> list[str]:

@@ -27,7 +27,7 @@ ROOT_FILES = ("/root/.config/nix/nix.conf", "/etc/xdg/nix/nix.conf")
 _UNKNOWN = re.compile(r"unknown setting '([^']+)'")
 _NEEDS_FEATURE = re.compile(r"[Ii]gnoring setting '([^']+)' because experimental feature '([^']+)' is not enabled")
 _UNKNOWN_FEATURE = re.compile(r"unknown experimental feature '([^']+)'")
-_NOISE = re.compile(r"^(Try 'nix --help' for more information\.|warning: .*|\s*)$", re.MULTILINE)
+_NOISE = re.compile(r"^(Try '.*nix --help' for more information\.|warning: .*|\s*)$", re.MULTILINE)
 
 
 class Refused(Exception):
@@ -82,8 +82,8 @@ class Candidate:
         if self._main == DEFAULT_MAIN:
             starts += [file for file in reversed(ROOT_FILES) if os.path.exists(file)]
         met = [assignment for start in starts for assignment in nix_conf.walk(start, self._read)]
-        alone = self._show("alone", [self._path], met)
-        whole = self._show("whole", starts, met)
+        alone = self._show_alone(settings)
+        whole = self._show_whole(starts)
         self._known(settings, whole)
         self._doubled(settings, whole)
         for name in settings:
@@ -123,32 +123,48 @@ class Candidate:
         with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write("\n".join(lines).encode("utf-8", "surrogateescape"))
 
-    def _show(self, name: str, starts: list[str], met: list[nix_conf.Assignment]) -> Shown:
+    def _show(self, name: str, starts: list[str]) -> Shown:
+        """The settings in force of a main file and then root's own; NixError with what Nix said."""
         directory = os.path.join(self._directory, name)
         os.mkdir(directory, 0o700)
         copies = [
-            os.path.join(directory, "nix.conf"),
-            *(os.path.join(directory, f"root{n}.conf") for n in range(1, len(starts))),
+            os.path.join(directory, "nix.conf" if start == starts[0] else f"user{n}.conf")
+            for n, start in enumerate(starts)
         ]
         for start, copy in zip(starts, copies):
             self._stage(start, copy)
         env = {"NIX_CONF_DIR": directory, "NIX_USER_CONF_FILES": ":".join(reversed(copies[1:])), "NIX_CONFIG": ""}
         words = ("config", "show") if self._nix.version >= CONFIG_SHOW_SINCE else ("show-config",)
         rc, out, err = self._nix.call("nix", *words, "--json", env=env)
-        if rc == 0:
+        if rc:
+            raise NixError(self._said(err), rc, err)
+        try:
+            return Shown(json.loads(out), err)
+        except ValueError as error:
+            raise NixError(f"nix {' '.join(words)} --json printed no JSON: {error}", rc, err) from error
+
+    def _show_alone(self, settings: t.Mapping[str, str]) -> Shown:
+        try:
+            return self._show("alone", [self._path])
+        except NixError as error:
+            said = str(error)
+        for number, (name, value) in enumerate(settings.items()):
+            single = f"setting{number}"
+            self._texts[single] = nix_conf.render({name: value})
             try:
-                return Shown(json.loads(out), err)
-            except ValueError as error:
-                raise NixError(f"nix {' '.join(words)} --json printed no JSON: {error}", rc, err) from error
-        said = self._said(err)
-        if name == "alone":
-            ours = [entry for entry in met if entry.file == self._path]
-            wrong = next((f"{it.name} = {it.value}: " for it in ours if f"'{it.name}'" in said), "")
-            raise Refused(f"Nix {self._version} does not take a setting meant for {self._path}: {wrong}{said}")
-        raise Refused(
-            f"Nix {self._version} does not take the configuration that this host has already, which starts at "
-            f"{self._main}; mend that first: {said}"
-        )
+                self._show(single, [single])
+            except NixError as error:
+                raise Refused(f"Nix {self._version} does not take the setting {name} = {value}: {error}") from error
+        raise Refused(f"Nix {self._version} does not take the settings meant for {self._path}: {said}")
+
+    def _show_whole(self, starts: list[str]) -> Shown:
+        try:
+            return self._show("whole", starts)
+        except NixError as error:
+            raise Refused(
+                f"Nix {self._version} does not take the configuration that this host has already, which starts at "
+                f"{self._main}; mend that first: {error}"
+            ) from error
 
     def _said(self, stderr: str) -> str:
         """Nix's error without its warnings, with the real files' names, and without secrets."""

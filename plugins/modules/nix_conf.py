@@ -225,7 +225,9 @@ def render(module: AnsibleModule, settings: dict[str, t.Any]) -> str:
             "user's Nix reads it; put it into ~/.config/nix/nix.conf of the user who needs it (root, for the daemon), "
             "mode 0600"
         )
-    return nix_conf.render(settings, HEADER)
+    text = nix_conf.render(settings, HEADER)
+    nix_conf.check_values(nix_conf.settings_of(text))
+    return text
 
 
 def shown(file: files.OwnedFile) -> dict[str, str]:
@@ -251,9 +253,7 @@ def main() -> None:
     )
     try:
         module.exit_json(**run(module))
-    except nix_conf.NixConfError as error:
-        module.fail_json(msg=str(error))
-    except (Refused, NixError, files.FileError, OSError) as error:
+    except (nix_conf.NixConfError, Refused, NixError, files.FileError, OSError) as error:
         module.fail_json(msg=str(error))
 
 

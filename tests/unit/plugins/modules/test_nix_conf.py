@@ -129,6 +129,9 @@ def test_a_line_that_somebody_moved_is_found_again(host: Host) -> None:
         ({"cores": None}, ["cores", "no value"]),
         ({"builders": "ssh://a#b"}, ["builders", "'#'"]),
         ({"include": "x"}, ["'include'"]),
+        ({"extra-trusted-public-keys": ["a:AAAA"]}, ["extra-trusted-public-keys: 'a:AAAA' is no public key"]),
+        ({"secret-key-files": "key"}, ["secret-key-files: 'key' is no absolute path"]),
+        ({"cores": 1, "min-free": "lots", "fallback": True}, ["does not take the setting min-free = lots"]),
         ({"max-jobs": 2, "build-max-jobs": 3}, ["build-max-jobs and max-jobs are two names"]),
     ],
 )
