@@ -10,7 +10,8 @@ MachinesError. The grammar is that of Nix's src/libstore/machines.cc, which chan
 - 2.28.2, 2.29 and 2.24.15: a comment is cut before the line is split at C(;), blanks around an entry are dropped.
   Before, what follows a C(;) in a comment is a machine, an indented C(@file) is no include, and a line of blanks is an
   error (the last is measured on 2.8.0).
-- 2.31 (ssh.cc, store-reference.cc): a port in the URI reaches ssh; the zone of an IPv6 address is percent-encoded.
+- 2.31 (ssh.cc, store-reference.cc): a port in the URI reaches ssh; the zone of an IPv6 address does no more (2.34.8
+  hands ssh a host name with two NUL bytes at its end).
 
 C(nix_version) is the version of the Nix that reads the file, as a tuple; without it the rules of the oldest supported
 one hold: what they let through every later one reads the same way.
@@ -26,6 +27,7 @@ import re
 import struct
 import typing as t
 from dataclasses import dataclass, replace
+from urllib.parse import unquote
 
 Version = tuple[int, ...]
 #: The text of an included file, by its path; None where there is no such file. May raise OSError.
@@ -37,6 +39,8 @@ LIX: Version = (2, 20)
 
 FLOAT_SPEED_SINCE: Version = (2, 20)
 PORT_SINCE: Version = (2, 31)
+#: Since then a URI is parsed with the file, so that one that is no URI disables all machines (store-reference.cc).
+URI_PARSED_SINCE: Version = (2, 23)
 
 #: The fields of a line, in order; these are also the keys of a machine's dict.
 COLUMNS = (
@@ -72,10 +76,16 @@ _USER = re.compile(r"[A-Za-z0-9_.~+-]+\$?")
 _HOST = re.compile(r"[A-Za-z0-9_.~-]+")
 _IPV4_LIKE = re.compile(r"[0-9.]+")
 _ZONE = re.compile(r"[A-Za-z0-9_.~-]+")
-_ZONE_ENCODED = re.compile(r"^(ssh(?:-ng)?://(?:[^@/?]*@)?\[[0-9a-fA-F:.]*)%25(?=[^\]%]+\])")
-_ZONE_PLAIN = re.compile(r"^(ssh(?:-ng)?://(?:[^@/?]*@)?\[[0-9a-fA-F:.]*)%(?!25)(?=[^\]%]+\])")
 _AUTHORITY = re.compile(r"(?:([^@]*)@)?(\[[^\]]*\]|[^\[\]]*?)(?::([0-9]*))?")
 _QUERY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,=:@/?\"-]|%[0-9A-Fa-f]{2})*")
+#: RFC 3986, with IPv6 addresses also as Nix has always taken them: without brackets, and a zone after a bare %.
+_URL_CHAR = r"[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
+_URL = re.compile(
+    rf"[a-z][a-z0-9+.-]*://(?:(?:{_URL_CHAR}|:)*@)?"
+    rf"(?:\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\]|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:]*(?:%[A-Za-z0-9._~-]+)?|(?:{_URL_CHAR})*?)(?P<port>:[0-9]+)?"
+    rf"(?:/(?:{_URL_CHAR}|[:@/])*)?(?:\?(?:{_URL_CHAR}|[:@/?\"])*)?"
+)
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _KEY_LINE = re.compile(r"([a-z0-9@.-]+) ([A-Za-z0-9+/]+={0,2})(?: ([^\x00-\x1f\x7f]*))?")
 
 
@@ -174,7 +184,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
-        if "://" not in self.uri or "%25" in self.uri:
+        if "/" not in self.uri:
             set_field(self, "uri", _normal_uri(self.uri))
         if self.systems:
             set_field(self, "systems", _sorted(self.systems))
@@ -290,9 +300,7 @@ def split_uri(uri: str) -> UriParts:
 
 
 def _normal_uri(uri: str) -> str:
-    """The URI with the scheme that Nix adds (machines.cc, Machine::Machine), and an IPv6 zone not percent-encoded."""
-    if "://" in uri:
-        return _ZONE_ENCODED.sub(r"\1%", uri)
+    """The URI with the scheme that Nix adds (machines.cc, Machine::Machine)."""
     if "/" in uri or uri in ("auto", "daemon", "local", "-", "") or uri.startswith(("auto?", "daemon?", "local?", "?")):
         return uri
     return "ssh://" + uri
@@ -307,9 +315,9 @@ def identity(uri: str) -> str:
     if not parts.protocol:
         return parts.rest
     path, _mark, query = parts.rest.partition("?")
-    user = "" if parts.user is None else parts.user + "@"
+    user = "" if parts.user is None else unquote(parts.user) + "@"
     port = "" if parts.port is None else f":{parts.port}"
-    query = "?" + "&".join(sorted(query.split("&"))) if query else ""
+    query = "?" + "&".join(sorted(map(unquote, query.split("&")))) if query else ""
     return f"{parts.protocol}://{user}{_normal_host(parts.host)}{port}{path.rstrip('/')}{query}"
 
 
@@ -607,7 +615,7 @@ def _check_uri(uri: str, nix_version: Version) -> None:
                 "use letters, digits and _ . ~ + -, or User in ssh_config",
             )
     if host.startswith("["):
-        _check_ipv6(host[1:-1], refuse)
+        _check_ipv6(host[1:-1], nix_version, refuse)
     elif ":" in host:
         raise refuse("host", f"the IPv6 address {_shown(host)} has no brackets", f"write [{host}]")
     elif host.startswith("-"):
@@ -627,10 +635,16 @@ def _check_uri(uri: str, nix_version: Version) -> None:
             )
 
 
-def _check_ipv6(text: str, refuse: t.Callable[[str, str, str], MachinesError]) -> None:
+def _check_ipv6(text: str, nix_version: Version, refuse: t.Callable[[str, str, str], MachinesError]) -> None:
     _address, mark, zone = text.partition("%")
     if not _is_ipv6(text):
         raise refuse("host", f"{_shown(text)} is no IPv6 address", "correct it, or use a name without brackets")
+    if mark and nix_version >= PORT_SINCE:
+        raise refuse(
+            "host",
+            f"Nix {_version_text(nix_version)} hands ssh a damaged name for an address with a zone ({_shown(zone)})",
+            "use a name, and set HostName to the address in the client's ssh_config",
+        )
     if mark and not _ZONE.fullmatch(zone):
         raise refuse("host", f"{_shown(zone)} is no zone of an IPv6 address", "name the network interface, like %eth0")
 
@@ -688,13 +702,10 @@ def render_lines(machines: t.Iterable[Machine], nix_version: Version = OLDEST) -
 
 
 def _line(machine: Machine, nix_version: Version) -> str:
-    uri = machine.uri
-    if "%" in uri and nix_version >= PORT_SINCE:
-        uri = _ZONE_PLAIN.sub(r"\1%25", uri)
     key = machine.public_host_key
     return " ".join(
         (
-            uri,
+            machine.uri,
             ",".join(machine.systems) or "-",
             machine.ssh_key or "-",
             str(machine.max_jobs),
@@ -786,6 +797,8 @@ def _entry(code: str, line: int, place: _Place) -> list[Machine]:
 
 
 def _include(path: str, line: int, place: _Place) -> list[Machine]:
+    if not path:
+        return []  # to Nix a file that does not exist
     full = posixpath.normpath(posixpath.join("/", path))
     reason = hint = None
     if place.read is None:
@@ -814,6 +827,12 @@ def _machine(tokens: list[str], nix_version: Version) -> Machine:
 
     if uri == "-":
         raise bad("uri", "there is no URI", "write one, like ssh-ng://user@host, or remove the line")
+    if nix_version >= URI_PARSED_SINCE and not _PLAIN_SSH_URI.fullmatch(uri) and not _is_uri(uri, nix_version):
+        raise bad(
+            "uri",
+            f"Nix {_version_text(nix_version)} cannot parse this URI, and refuses the whole file",
+            "write one like ssh-ng://user@host?name=value, in ASCII, all else percent-encoded",
+        )
     set_to = [None if token == "-" else token for token in tokens[:8]]
     set_to += [None] * (8 - len(set_to))
     _uri, systems, ssh_key, max_jobs, speed, supported, mandatory, host_key = set_to
@@ -834,6 +853,16 @@ def _machine(tokens: list[str], nix_version: Version) -> Machine:
         mandatory_features=tuple(filter(None, mandatory.split(","))) if mandatory else (),
         public_host_key=_key_line(host_key, bad) if host_key else "",
     )
+
+
+def _is_uri(uri: str, nix_version: Version) -> bool:
+    """Whether StoreReference::parse takes the text of a first column."""
+    uri = _normal_uri(uri)
+    if "://" not in uri:
+        return not _BAD_ESCAPE.search(uri.partition("?")[2])
+    found = _URL.fullmatch(uri)
+    port = found.group("port") if found else None
+    return bool(found) and (not port or nix_version < PORT_SINCE or (len(port) < 7 and 1 <= int(port[1:]) <= 65535))
 
 
 _Bad = t.Callable[[str, str, str], MachinesError]
@@ -875,7 +904,12 @@ def _key_line(text: str, bad: _Bad) -> str:
         )
     if len(digits) % 4 == 1:
         digits = digits[:-1]
-    return binascii.a2b_base64(digits + "=" * (-len(digits) % 4)).decode("utf-8", "surrogateescape")
+    key = binascii.a2b_base64(digits + "=" * (-len(digits) % 4)).decode("utf-8", "surrogateescape")
+    if not key.strip(_BLANKS):
+        raise bad(
+            "public_host_key", f"{_shown(text)} encodes no key, so that no host key would do", "write '-' for none"
+        )
+    return key
 
 
 # ---------------------------------------------------------------------------------------------------- merge

@@ -27,9 +27,10 @@ SYSTEM = "x86_64-linux"
 NOBODY = "nixfleet-nobody-has-this"
 DRV = "/nix/store/00000000000000000000000000000000-probe.drv"
 
-#: Writes its arguments, and the pinned host key if there is one, as one JSON-free record per call.
+#: Keeps its arguments and the pinned host key, a directory for each call; a question for a master is no call.
 FAKE_SSH = """#!/bin/sh
 set -eu
+[ "$1" != -O ] || exit 255
 n=$(ls "$NIX_HOOK_NOTES" | wc -l)
 note=$NIX_HOOK_NOTES/$(printf %06d "$n")
 mkdir "$note"
@@ -179,8 +180,11 @@ def _notes(directory: str) -> list[tuple[list[str], str | None]]:
     return found
 
 
-def ask(text: str, version: tuple[int, ...], argv: list[str]) -> Answer:
-    """What the hook makes of a machines file with this text. Included files must exist on this host."""
+def ask(text: str, version: tuple[int, ...], argv: list[str], files: dict[str, str] | None = None) -> Answer:
+    """What the hook makes of a machines file with this text.
+
+    files: texts by name of files beside it, which the texts include as @DIR/NAME.
+    """
     with tempfile.TemporaryDirectory(prefix="nix-hook-") as work:
         for name in ("bin", "state", "conf", "notes"):
             os.mkdir(os.path.join(work, name))
@@ -188,9 +192,10 @@ def ask(text: str, version: tuple[int, ...], argv: list[str]) -> Answer:
         with open(ssh, "w", encoding="utf-8") as file:
             file.write(FAKE_SSH)
         os.chmod(ssh, 0o755)
+        for name, content in {"machines": text, **(files or {})}.items():
+            with open(os.path.join(work, name), "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                file.write(content.replace("@DIR/", f"@{work}/"))
         machines = os.path.join(work, "machines")
-        with open(machines, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(text)
         notes = os.path.join(work, "notes")
 
         status, messages = _run(argv, machines, notes, work, [_try(SYSTEM, [NOBODY])])
@@ -200,6 +205,10 @@ def ask(text: str, version: tuple[int, ...], argv: list[str]) -> Answer:
             return answer
         answer["machines"] = _table(messages)
 
+        # The hook opens a lock file for every slot before it connects: with billions of them it never does.
+        if any(machine["max_jobs"] > 10_000 for machine in answer["machines"]):
+            return answer
+
         mandatory = sorted({tuple(machine["mandatory_features"]) for machine in answer["machines"]})
         _, messages = _run(argv, machines, notes, work, [_try("builtin", features) for features in mandatory])
         uris = re.findall(r"cannot build on '(.*?)': ", _plain("\n".join(messages)))
@@ -207,19 +216,19 @@ def ask(text: str, version: tuple[int, ...], argv: list[str]) -> Answer:
         for uri, (words, known_hosts) in zip(uris, calls):
             answer["connections"].append(Connection(uri=uri, argv=words, known_hosts=known_hosts))
         if len(uris) != len(calls):
-            answer["error"] = f"{len(uris)} machines were tried and ssh was called {len(calls)} times: {messages}"
+            answer["error"] = f"{len(uris)} machines were tried, ssh was called {len(calls)} times: {calls} {messages}"
         return answer
 
 
 def main() -> None:
-    """Reads a machines file, or a JSON list of them with --many; prints what Nix makes of each."""
+    """Reads a machines file, or with --many a JSON list of [text, files]; prints what Nix makes of each."""
     version = nix_version()
     argv = hook_argv(version) if version else None
     if version is None or argv is None:
         sys.exit("no Nix with a build hook on this host")
     given = sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     if sys.argv[1:] == ["--many"]:
-        print(json.dumps([ask(text, version, argv) for text in json.loads(given)]))
+        print(json.dumps([ask(text, version, argv, files) for text, files in json.loads(given)]))
     else:
         print(json.dumps(ask(given, version, argv), indent=1))
 

@@ -1,0 +1,696 @@
+# SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The machines file, both ways, for every version of Nix that reads it differently."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import struct
+import time
+import typing as t
+
+import pytest
+from ansible_collections.nixfleet.builders.plugins.module_utils.machines import (
+    COLUMNS,
+    HEADER,
+    OLDEST,
+    Machine,
+    MachinesError,
+    check,
+    identity,
+    merge,
+    parse,
+    parse_nix_version,
+    render_file,
+    render_lines,
+    split_uri,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+OLD = (2, 8, 0)
+#: One of each side of every border: float speed, comments (with the backport and the branch after it), port.
+VERSIONS = [
+    OLD,
+    (2, 19, 4),
+    (2, 20),
+    (2, 24, 14),
+    (2, 24, 15),
+    (2, 25),
+    (2, 28, 1),
+    (2, 28, 2),
+    (2, 30, 3),
+    (2, 31),
+    (2, 34, 8),
+]
+NEW = VERSIONS[-1]
+
+
+def key_line(kind: str = "ssh-ed25519", body: bytes = b"k" * 32, comment: str = "root@builder") -> str:
+    blob = b"".join(struct.pack(">I", len(part)) + part for part in (kind.encode(), body))
+    return f"{kind} {base64.b64encode(blob).decode()} {comment}".strip()
+
+
+FULL = {
+    "uri": "ssh-ng://nixremote@builder1",
+    "systems": ["x86_64-linux", "i686-linux"],
+    "ssh_key": "/root/.ssh/nix_builder",
+    "max_jobs": 8,
+    "speed_factor": 2.0,
+    "supported_features": ["kvm", "big-parallel"],
+    "mandatory_features": ["gpu"],
+    "public_host_key": key_line(),
+}
+
+
+def refusal(call: t.Callable[[], object]) -> MachinesError:
+    with pytest.raises(MachinesError) as caught:
+        call()
+    return caught.value
+
+
+# ---------------------------------------------------------------------------------------------------- render
+
+
+def test_a_full_line() -> None:
+    encoded = base64.b64encode((key_line() + "\n").encode()).decode()
+    assert Machine.from_dict(FULL).render(OLD) == (
+        "ssh-ng://nixremote@builder1 i686-linux,x86_64-linux /root/.ssh/nix_builder 8 2 big-parallel,kvm gpu " + encoded
+    )
+
+
+def test_an_empty_machine_has_nixs_defaults() -> None:
+    machine = Machine.from_dict({"host": "builder1"})
+    assert machine.render(OLD) == "ssh-ng://builder1 - - 1 1 - - -"
+    assert machine.to_dict() == {
+        "uri": "ssh-ng://builder1",
+        "systems": [],
+        "ssh_key": "",
+        "max_jobs": 1,
+        "speed_factor": 1.0,
+        "supported_features": [],
+        "mandatory_features": [],
+        "public_host_key": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("speed", "text"), [(2, "2"), (2.0, "2"), (1.5, "1.5"), (0.1, "0.1"), (1e20, "1e+20"), (0, "1"), ("2.50", "2.5")]
+)
+def test_the_shortest_speed(speed: t.Any, text: str) -> None:
+    assert Machine.from_dict({"host": "b", "speed_factor": speed}).render(NEW).split()[4] == text
+
+
+def test_lists_are_sorted_and_hold_everything_once() -> None:
+    machine = Machine("ssh://b", systems=("b", "a", "b"), supported_features=("z", "y", "z"))
+    assert (machine.systems, machine.supported_features) == (("a", "b"), ("y", "z"))
+
+
+def test_a_file_has_a_header_that_no_nix_takes_for_a_machine() -> None:
+    text = render_file([Machine.from_dict(FULL)])
+    assert text.startswith(HEADER + "\n")
+    assert ";" not in HEADER
+    assert text.endswith("\n")
+    assert [parse(text, nix_version=version) for version in VERSIONS] == [[Machine.from_dict(FULL)]] * len(VERSIONS)
+
+
+# ---------------------------------------------------------------------------------------------------- dicts
+
+
+@pytest.mark.parametrize(
+    ("parts", "uri"),
+    [
+        ({"host": "b"}, "ssh-ng://b"),
+        ({"host": "b", "protocol": "ssh", "user": "u"}, "ssh://u@b"),
+        ({"host": "b", "port": 2222}, "ssh-ng://b:2222"),
+        ({"host": "b", "port": "2222"}, "ssh-ng://b:2222"),
+        ({"host": "2001:db8::1", "user": "u", "port": 22}, "ssh-ng://u@[2001:db8::1]:22"),
+        ({"host": "[2001:db8::1]"}, "ssh-ng://[2001:db8::1]"),
+        ({"host": "fe80::1%eth0"}, "ssh-ng://[fe80::1%eth0]"),
+        ({"uri": "b"}, "ssh://b"),
+        ({"uri": "ssh://u@b", "user": "u", "host": "b", "protocol": "ssh", "port": None}, "ssh://u@b"),
+        ({"uri": "/srv/store"}, "/srv/store"),
+        ({"uri": "local?root=/srv"}, "local?root=/srv"),
+    ],
+)
+def test_a_uri_or_its_parts(parts: dict[str, t.Any], uri: str) -> None:
+    assert Machine.from_dict(parts).uri == uri
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "reason"),
+    [
+        ({}, "uri", "no URI"),
+        ({"uri": None, "max_jobs": 1}, "uri", "no URI"),
+        ({"host": "b", "maxJobs": 1}, "maxJobs", "no such key"),
+        ({"host": "b", "max_jobs": "eight"}, "max_jobs", "no whole number"),
+        ({"host": "b", "max_jobs": True}, "max_jobs", "no whole number"),
+        ({"host": "b", "max_jobs": 1.5}, "max_jobs", "no whole number"),
+        ({"host": "b", "speed_factor": "fast"}, "speed_factor", "no number"),
+        ({"host": "b", "speed_factor": 10**400}, "speed_factor", "too large"),
+        ({"host": "b", "systems": "x86_64-linux"}, "systems", "no list"),
+        ({"host": "b", "supported_features": ["kvm", 1]}, "supported_features", "no text"),
+        ({"host": ["b"]}, "host", "no text"),
+        ({"host": "b", "port": 0}, "port", "no port"),
+        ({"host": "b", "port": 65536}, "port", "no port"),
+        ({"host": "b:22"}, "host", "do not make a URI"),
+        ({"host": "b?compress=true"}, "host", "do not make a URI"),
+        ({"host": "a@b"}, "host", "do not make a URI"),
+        ({"uri": "ssh://b", "protocol": "ssh-ng"}, "protocol", "contradicts"),
+        ({"uri": "ssh://b", "port": 22}, "port", "contradicts"),
+    ],
+)
+def test_a_dict_that_is_no_machine(values: dict[str, t.Any], key: str, reason: str) -> None:
+    error = refusal(lambda: Machine.from_dict(values, 3))
+    assert (error.key, reason in error.reason) == (key, True), error
+    assert error.machine is not None
+    assert "number 3" in error.machine or error.machine.rpartition("/")[2] in str(values)
+    assert key in str(error)
+
+
+def test_what_is_no_dict_at_all() -> None:
+    assert "number 2" in str(refusal(lambda: Machine.from_dict(t.cast(t.Any, "ssh://b x86_64-linux"), 2)))
+
+
+def test_another_protocol() -> None:
+    assert Machine("ssh-ng://u@b?compress=true").with_protocol("ssh").uri == "ssh://u@b?compress=true"
+    assert Machine("/srv/store").with_protocol("ssh").uri == "/srv/store"
+
+
+def test_the_parts_of_a_uri() -> None:
+    assert split_uri("ssh-ng://u@[::1]:22?a=b") == ("ssh-ng", "u", "::1", 22, "?a=b")
+    assert split_uri("ssh://b") == ("ssh", None, "b", None, "")
+    assert split_uri("daemon") == ("", None, "", None, "daemon")
+    assert Machine("ssh://fe80::1").parts.host == "fe80::1"
+
+
+# ---------------------------------------------------------------------------------------------------- check
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "reason"),
+    [
+        ({"uri": "ssh://a b"}, "uri", "a blank"),
+        ({"uri": "ssh://a;b"}, "uri", "';'"),
+        ({"uri": "ssh://a#b"}, "uri", "'#'"),
+        ({"uri": "@/etc/other"}, "uri", "name of a file"),
+        ({"uri": "-"}, "uri", "lone '-'"),
+        ({"uri": "SSH://b"}, "protocol", "no protocol"),
+        ({"uri": "ssh://"}, "host", "no host"),
+        ({"uri": "ssh://b/srv"}, "uri", "no path"),
+        ({"uri": "ssh://b?compress"}, "uri", "cannot be read"),
+        ({"uri": "ssh://b?a=%zz"}, "uri", "cannot be read"),
+        ({"uri": "ssh://-oProxyCommand=x"}, "host", "begins with '-'"),
+        ({"uri": "ssh://-u@b"}, "user", "begins with '-'"),
+        ({"uri": "ssh://@b"}, "user", "no user name"),
+        ({"uri": "ssh://u:secret@b"}, "user", "no user name"),
+        ({"uri": "ssh://bü"}, "host", "no host name"),
+        ({"uri": "ssh://[2001:db8::g]"}, "host", "no IPv6"),
+        ({"uri": "ssh://[b]"}, "host", "no IPv6"),
+        ({"uri": "ssh://2001:db8::1"}, "host", "no brackets"),
+        ({"uri": "ssh://b:0"}, "port", "no port"),
+        ({"uri": "ssh://b:"}, "port", "no port"),
+        ({"uri": "ssh://b:70000"}, "port", "no port"),
+        ({"uri": "ssh://" + "b" * 250}, "uri", "bytes"),
+        ({"ssh_key": "/root/my key"}, "ssh_key", "a blank"),
+        ({"ssh_key": "-"}, "ssh_key", "lone '-'"),
+        ({"ssh_key": "/k\u00a0"}, "ssh_key", "unprintable"),
+        ({"ssh_key": "/k\x7f"}, "ssh_key", "unprintable"),
+        ({"systems": ("x86_64-linux\n",)}, "systems", "'\\n'"),
+        ({"systems": ("-",)}, "systems", "lone '-'"),
+        ({"systems": ("",)}, "systems", "empty"),
+        ({"systems": ("x86_64-linux,i686-linux",)}, "systems", "comma"),
+        ({"supported_features": ("big parallel",)}, "supported_features", "a blank"),
+        ({"mandatory_features": ("a#b",)}, "mandatory_features", "'#'"),
+        ({"max_jobs": -1}, "max_jobs", "no number of builds"),
+        ({"max_jobs": 2**32}, "max_jobs", "no number of builds"),
+        ({"speed_factor": -1.0}, "speed_factor", "no speed"),
+        ({"speed_factor": float("nan")}, "speed_factor", "no speed"),
+        ({"speed_factor": float("inf")}, "speed_factor", "no speed"),
+        ({"speed_factor": 1e39}, "speed_factor", "no speed"),
+        ({"speed_factor": 1e-46}, "speed_factor", "no speed"),
+        ({"public_host_key": "builder " + key_line()}, "public_host_key", "no line"),
+        ({"public_host_key": base64.b64encode(key_line().encode()).decode()}, "public_host_key", "no line"),
+        ({"public_host_key": key_line() + "\n" + key_line()}, "public_host_key", "no line"),
+        ({"public_host_key": key_line()[:-30]}, "public_host_key", "damaged"),
+        ({"public_host_key": key_line().replace("ssh-ed25519", "ssh-rsa", 1)}, "public_host_key", "damaged"),
+    ],
+)
+@pytest.mark.parametrize("version", [OLD, NEW])
+def test_what_nix_would_misread_is_refused(
+    changes: dict[str, t.Any], key: str, reason: str, version: tuple[int, ...]
+) -> None:
+    machine = dataclasses.replace(Machine.from_dict(FULL), **changes)
+    for attempt in (lambda: machine.render(version), lambda: render_file([machine], version)):
+        error = refusal(attempt)
+        assert (error.key, reason in error.reason) == (key, True), error
+        assert error.machine == machine.uri
+        assert error.hint in str(error)
+        assert str(error).isprintable()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_fraction_needs_nix_2_20(version: tuple[int, ...]) -> None:
+    machine = Machine("ssh://b", speed_factor=1.5)
+    if version >= (2, 20):
+        assert machine.render(version).split()[4] == "1.5"
+    else:
+        error = refusal(lambda: machine.render(version))
+        assert (error.key, "1.5" in error.reason) == ("speed_factor", True)
+        assert refusal(lambda: Machine("ssh://b", speed_factor=2.0**33).render(version)).key == "speed_factor"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("uri", ["ssh-ng://u@b:2222", "ssh://[2001:db8::1]:22"])
+def test_a_port_needs_nix_2_31(uri: str, version: tuple[int, ...]) -> None:
+    if version >= (2, 31):
+        assert Machine(uri).render(version).split()[0] == uri
+    else:
+        error = refusal(lambda: Machine(uri).render(version))
+        assert (error.key, "ssh_config" in error.hint, "Port 22" in error.hint) == ("port", True, True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_zone_of_an_address_is_garbled_since_2_31(version: tuple[int, ...]) -> None:
+    machine = Machine("ssh://[fe80::1%eth0]?compress=true")
+    if version < (2, 31):
+        assert machine.render(version).startswith("ssh://[fe80::1%eth0]?compress=true ")
+        assert refusal(lambda: Machine("ssh://[fe80::1%]").render(version)).key == "host"
+    else:
+        error = refusal(lambda: machine.render(version))
+        assert (error.key, "HostName" in error.hint) == ("host", True)
+
+
+@pytest.mark.parametrize(
+    "uri", ["auto?root=/x", "/srv/store", "unix:///run/nix", "grpc://x/y?z", "ssh://u@b.example.org."]
+)
+def test_other_stores_are_left_to_nix(uri: str) -> None:
+    assert Machine(uri).render(OLD).split()[0] == uri
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ssh://b", "ssh://B"),
+        ("ssh://b", "b"),
+        ("ssh://b", "ssh://b."),
+        ("ssh://u@b?a=1&c=2", "ssh://u@b?c=2&a=1"),
+        ("ssh://[2001:db8::1]", "ssh://[2001:0DB8:0:0::1]"),
+    ],
+)
+def test_the_same_machine_twice_is_refused(one: str, other: str) -> None:
+    assert identity(one) == identity(other)
+    error = refusal(lambda: check([Machine(one), Machine("ssh://between"), Machine(other)]))
+    assert (error.key, "number 1 and as number 3" in error.reason) == ("uri", True)
+
+
+@pytest.mark.parametrize("other", ["ssh://c", "ssh-ng://b", "ssh://u@b", "ssh://b?compress=true", "ssh://b:22"])
+def test_what_differs_is_another_machine(other: str) -> None:
+    check([Machine("ssh://b"), Machine(other)], NEW)
+
+
+OWN_NAMES = ["client", "client.example.org", "198.18.0.7", "2001:db8::7"]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "ssh-ng://client",
+        "ssh://root@Client.example.org.",
+        "ssh://198.18.0.7",
+        "ssh://[2001:db8:0::7]",
+        "ssh://localhost",
+        "ssh://127.0.1.1",
+        "ssh://[::1]",
+        "ssh://client:22",
+        "daemon",
+        "auto",
+        "local",
+    ],
+)
+def test_the_client_cannot_be_its_own_builder(uri: str) -> None:
+    error = refusal(lambda: check([Machine("ssh://b"), Machine(uri)], NEW, OWN_NAMES))
+    assert (error.key, error.machine, "#2029" in error.reason) == ("uri", uri, True)
+    check([Machine(uri)], NEW)
+
+
+@pytest.mark.parametrize(
+    "uri", ["ssh://client2", "ssh://localhost:2222", "ssh://localhost?remote-store=/srv", "local?root=/srv", "/srv"]
+)
+def test_what_is_another_store_on_the_client_may_be_one(uri: str) -> None:
+    check([Machine(uri)], NEW, OWN_NAMES)
+
+
+# ---------------------------------------------------------------------------------------------------- parse
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_separators_comments_and_defaults(version: tuple[int, ...]) -> None:
+    text = "# all\nb1\n\nssh://b2 - - - - - - -;ssh-ng://b3\tx,,y /k 0 3 , m - extra words\n#ssh://b4\n ssh://b5 # end"
+    assert parse(text, nix_version=version) == [
+        Machine("ssh://b1"),
+        Machine("ssh://b2"),
+        Machine("ssh-ng://b3", ("x", "y"), "/k", 0, 3.0, (), ("m",)),
+        Machine("ssh://b5"),
+    ]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_semicolon_in_a_comment(version: tuple[int, ...]) -> None:
+    old = version < (2, 28, 2) and version != (2, 24, 15)
+    assert parse("ssh://a # old ; ssh://b", nix_version=version) == [Machine("ssh://a"), *[Machine("ssh://b")] * old]
+
+
+@pytest.mark.parametrize("text", [" \n", "ssh://a ; ", "\r\n", "  # indented", "ssh://a ; # comment"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_blanks_alone_break_an_old_nix(text: str, version: tuple[int, ...]) -> None:
+    if version < (2, 28, 2) and version != (2, 24, 15):
+        error = refusal(lambda: parse("\n" + text, "/etc/nix/machines", version))
+        assert (error.file, error.line, "blanks" in error.reason) == ("/etc/nix/machines", 2, True)
+    else:
+        assert parse(text, nix_version=version) == parse(text.partition(";")[0], nix_version=version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("line", "key", "column", "reason"),
+    [
+        ("- x86_64-linux", "uri", 1, "no URI"),
+        ("b - - eight", "max_jobs", 4, "no unsigned"),
+        ("b - - -1", "max_jobs", 4, "no unsigned"),
+        ("b - - 1.5", "max_jobs", 4, "no unsigned"),
+        ("b - - 4294967296", "max_jobs", 4, "no unsigned"),
+        ("b - - " + "9" * 6000, "max_jobs", 4, "no unsigned"),
+        ("b - - ٣", "max_jobs", 4, "no unsigned"),
+        ("b - - - -2", "speed_factor", 5, "-2"),
+        ("b - - - fast", "speed_factor", 5, "fast"),
+        ("b - - - nan", "speed_factor", 5, "nan"),
+        ("b - - - inf", "speed_factor", 5, "inf"),
+        ("b - - - 1e999", "speed_factor", 5, "1e999"),
+        ("b ,", "systems", 2, "names no system"),
+        ("b - - - - - - a_b", "public_host_key", 8, "not base64"),
+    ],
+)
+def test_a_line_that_nix_refuses(line: str, key: str, column: int, reason: str, version: tuple[int, ...]) -> None:
+    error = refusal(lambda: parse("# first\nssh://good\n" + line + "\n", "/etc/nix/machines", version))
+    assert (error.file, error.line, error.key, error.column) == ("/etc/nix/machines", 3, key, column)
+    assert COLUMNS[column - 1] == key
+    assert reason in error.reason
+    assert (
+        f"machines file /etc/nix/machines, line 3, {'' if key == 'uri' else 'machine b, '}{key}, column {column}: "
+        in str(error)
+    )
+    assert str(error).endswith("; " + error.hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("+4", 4), ("007", 7), ("0", 0), ("4294967295", 4294967295), ("0" * 50 + "1", 1)]
+)
+def test_numbers_as_nix_reads_them(text: str, number: int) -> None:
+    assert parse(f"b - - {text}", nix_version=OLD)[0].max_jobs == number
+
+
+def test_a_speed_as_each_nix_reads_it() -> None:
+    assert [
+        m.speed_factor for m in parse("a - - - 0\nb - - - 1.5\nc - - - .5;d - - - 2.\ne - - - 1e1", nix_version=NEW)
+    ] == [
+        1.0,
+        1.5,
+        0.5,
+        2.0,
+        10.0,
+    ]
+    assert refusal(lambda: parse("b - - - 1.5", nix_version=(2, 19, 4))).key == "speed_factor"
+
+
+@pytest.mark.parametrize("tail", ["", "=", "==", "=rest that counts for nothing".replace(" ", "_")])
+def test_a_host_key_with_or_without_padding_and_newline(tail: str) -> None:
+    for line in (key_line(), key_line() + "\n"):
+        encoded = base64.b64encode(line.encode()).decode().rstrip("=") + tail
+        assert parse(f"b - - - - - - {encoded}")[0].public_host_key == key_line()
+
+
+def test_a_host_key_need_not_be_text() -> None:
+    (machine,) = parse("b - - - - - - " + base64.b64encode(b"\xff\xfe").decode())
+    assert machine.public_host_key.encode("utf-8", "surrogateescape") == b"\xff\xfe"
+    assert "no key" in refusal(lambda: parse("b - - - - - - A")).reason
+
+
+# ---------------------------------------------------------------------------------------------------- includes
+
+
+def reader(files: dict[str, str]) -> t.Callable[[str], str | None]:
+    def read(path: str) -> str | None:
+        if path == "/secret":
+            raise PermissionError(13, "Permission denied", path)
+        return files.get(path)
+
+    return read
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_includes_in_their_place(version: tuple[int, ...]) -> None:
+    files = {"/etc/nix/more": "b\n@even/more # relative to /\nd\n", "/even/more": "c"}
+    text = "a\n@ /etc/nix/more \n@/missing;e"
+    read = reader(files)
+    assert [m.uri for m in parse(text, nix_version=version, read=read)] == ["ssh://" + name for name in "abcde"]
+
+
+def test_an_indented_include() -> None:
+    assert parse(" @/missing", nix_version=NEW, read=reader({})) == []
+    error = refusal(lambda: parse("a\n @/missing", "/m", OLD, reader({})))
+    assert (error.line, "indented" in error.reason) == (2, True)
+
+
+def test_a_cycle_is_named() -> None:
+    files = {"/a": "\n@/b", "/b": "# x\n\n@/./a"}
+    error = refusal(lambda: parse(files["/a"], "/a", read=reader(files)))
+    assert (error.file, error.line, "/a -> /b -> /a" in error.reason) == ("/b", 3, True)
+    assert "includes itself" in str(refusal(lambda: parse("@/a", "/x/../a", read=reader(files))))
+
+
+def test_the_same_file_twice_is_no_cycle() -> None:
+    assert len(parse("@/b\n@/b", "/a", read=reader({"/b": "b"}))) == 2
+
+
+def test_an_include_that_cannot_be_read() -> None:
+    error = refusal(lambda: parse("@/secret", "/m", read=reader({})))
+    assert (error.file, error.line, "Permission denied" in error.reason) == ("/m", 1, True)
+    assert "not read here" in str(refusal(lambda: parse("@/b")))
+
+
+def test_a_bad_line_in_an_included_file_names_that_file() -> None:
+    error = refusal(lambda: parse("@/b", "/m", read=reader({"/b": "ok\nb - - x"})))
+    assert (error.file, error.line, error.column) == ("/b", 2, 4)
+
+
+# ---------------------------------------------------------------------------------------------------- merge
+
+BY_HAND = """# our machines
+@/etc/nix/more
+ssh://hand  x86_64-linux   /k  # keep me
+ssh-ng://b1 - - 4 # rack 3
+
+ssh://other;ssh-ng://b2 - - 1;ssh-ng://b1
+"""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_merging_keeps_what_is_not_named(version: tuple[int, ...]) -> None:
+    given = [Machine("ssh-ng://b1", max_jobs=8), Machine("ssh-ng://b2"), Machine("ssh-ng://b3")]
+    result = merge(BY_HAND, given, nix_version=version, read=reader({}))
+    assert (
+        result
+        == """# our machines
+@/etc/nix/more
+ssh://hand  x86_64-linux   /k  # keep me
+ssh-ng://b1 - - 8 1 - - - # rack 3
+
+ssh://other;ssh-ng://b2 - - 1
+ssh-ng://b3 - - 1 1 - - -
+"""
+    )
+    assert merge(result, given, nix_version=version, read=reader({})) == result
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_taking_machines_out_again(version: tuple[int, ...]) -> None:
+    gone = [Machine("ssh-ng://b1"), Machine("ssh-ng://b2"), Machine("ssh://hand"), Machine("ssh://unknown")]
+    result = merge(BY_HAND, gone, remove=True, nix_version=version, read=reader({}))
+    assert result == "# our machines\n@/etc/nix/more\n# keep me\n# rack 3\n\nssh://other\n"
+
+
+def test_taking_out_a_machine_that_check_would_refuse() -> None:
+    assert merge("ssh://a b\n", [Machine("ssh://a")], remove=True) == ""
+    assert merge("ssh://b:22\nc", [Machine("ssh://b:22")], remove=True, nix_version=OLD) == "c\n"
+
+
+def test_no_newline_at_the_end() -> None:
+    assert merge("ssh://a", [Machine("ssh://b")]) == "ssh://a\nssh://b - - 1 1 - - -\n"
+    assert merge("ssh://a", [Machine("ssh://a")]) == "ssh://a"
+    assert merge("ssh://a\nssh://b", [Machine("ssh://b")], remove=True) == "ssh://a\n"
+
+
+def test_a_bad_line_is_not_kept() -> None:
+    error = refusal(lambda: merge("ssh://a\nssh://b - - x", [Machine("ssh://c")], file="/m"))
+    assert (error.file, error.line, error.column) == ("/m", 2, 4)
+
+
+@pytest.mark.parametrize("remove", [False, True])
+def test_a_machine_in_an_included_file_cannot_be_merged(remove: bool) -> None:
+    read = reader({"/more": "ssh://x;b1"})
+    error = refusal(lambda: merge("\n@/more", [Machine("ssh://b1")], remove, "/m", read=read))
+    assert (error.file, error.line, error.machine, "that file" in error.hint) == ("/m", 2, "ssh://b1", True)
+
+
+# ---------------------------------------------------------------------------------------------------- versions
+
+
+@pytest.mark.parametrize(
+    ("text", "version"), [("2.8.0", (2, 8, 0)), ("2.31pre20250806_abc", (2, 31)), (" 2.26.3\n", (2, 26, 3))]
+)
+def test_a_version(text: str, version: tuple[int, ...]) -> None:
+    assert parse_nix_version(text) == version
+
+
+@pytest.mark.parametrize("text", ["", "2", "new", "²·3", "9." + "9" * 6000])
+def test_no_version(text: str) -> None:
+    assert "version of Nix" in str(refusal(lambda: parse_nix_version(text)))
+
+
+# ---------------------------------------------------------------------------------------------------- properties
+
+WORD = st.text(st.characters(exclude_categories=("C", "Z"), exclude_characters=";#,"), min_size=1, max_size=12).filter(
+    lambda text: text != "-" and text.isprintable()
+)
+HOSTS = st.from_regex(r"[A-Za-z0-9_.~][A-Za-z0-9_.~-]{0,20}", fullmatch=True) | st.ip_addresses(v=4).map(str)
+SSH_URIS = st.builds(
+    "{}://{}{}{}".format,
+    st.sampled_from(["ssh", "ssh-ng"]),
+    st.sampled_from(["", "u@", "nix-remote@", "a.b+c$@"]),
+    HOSTS | st.ip_addresses(v=6).map("[{}]".format),
+    st.sampled_from(["", "?compress=true", "?remote-store=/srv&max-connections=2", "?a=%2Fb"]),
+)
+URIS = SSH_URIS | st.sampled_from(["daemon", "auto?root=/x", "/srv/store", "unix:///run/x?a=b", "?root=/y"])
+ITEMS = st.lists(WORD, max_size=4).map(tuple)
+MACHINES = st.builds(
+    Machine,
+    uri=URIS,
+    systems=ITEMS,
+    ssh_key=st.just("") | WORD,
+    max_jobs=st.integers(0, 2**32 - 1),
+    speed_factor=st.integers(0, 2**32 - 1).map(float),
+    supported_features=ITEMS,
+    mandatory_features=ITEMS,
+    public_host_key=st.just("")
+    | st.builds(key_line, body=st.binary(max_size=40), comment=st.sampled_from(["", "a@b", "two words", "ünï"])),
+)
+FRACTIONS = st.builds(
+    dataclasses.replace, MACHINES, speed_factor=st.floats(1e-37, 3.4e38, allow_nan=False, allow_infinity=False)
+)
+MACHINE_LISTS = st.lists(MACHINES, max_size=5, unique_by=lambda machine: identity(machine.uri))
+VERSION = st.sampled_from(VERSIONS)
+#: Text that comes near to a machines file, rather than noise alone.
+NEAR = st.lists(
+    st.sampled_from(
+        list(" \t\r\n;#@,-=+.01e/:[]%?") + ["ssh://", "a", "b - - ", "@/m", "- ", "QUJD", "nan", "é", "\udcff", "\x00"]
+    ),
+    max_size=40,
+).map("".join)
+TEXTS = st.text(max_size=60) | NEAR
+
+
+@given(MACHINE_LISTS, VERSION)
+def test_parsing_what_was_rendered_gives_the_same(machines: list[Machine], version: tuple[int, ...]) -> None:
+    text = render_file(machines, version)
+    assert parse(text, nix_version=version) == machines
+    assert render_lines(machines, version) == text.splitlines()[1:]
+
+
+@given(MACHINES | FRACTIONS)
+def test_a_new_nix_reads_fractions_as_they_were(machine: Machine) -> None:
+    assert parse(machine.render(NEW), nix_version=NEW) == [machine]
+
+
+@given(MACHINES | FRACTIONS)
+def test_a_machine_is_its_dict(machine: Machine) -> None:
+    assert Machine.from_dict(machine.to_dict()) == machine
+
+
+@given(MACHINE_LISTS)
+def test_what_the_oldest_nix_reads_every_nix_reads_alike(machines: list[Machine]) -> None:
+    text = render_file(machines, OLDEST)
+    first = parse(text, nix_version=VERSIONS[0])
+    assert all(parse(text, nix_version=version) == first for version in VERSIONS)
+
+
+@given(TEXTS, VERSION)
+def test_no_text_raises_anything_else(text: str, version: tuple[int, ...]) -> None:
+    try:
+        machines = parse(text, "/m", version, reader({"/m": text}))
+    except MachinesError as error:
+        assert error.file == "/m"
+        assert error.line is not None
+        assert str(error).encode()
+    else:
+        # What was read is either fit to be written, and read again as the same, or refused.
+        for machine in machines:
+            try:
+                assert parse(machine.render(version), nix_version=version) == [machine]
+            except MachinesError as error:
+                assert error.machine == machine.uri
+
+
+@given(TEXTS, MACHINE_LISTS, VERSION, st.booleans())
+def test_merging_is_what_it_says(text: str, machines: list[Machine], version: tuple[int, ...], remove: bool) -> None:
+    read = reader({"/m": text})
+    try:
+        before = parse(text, "/m", version, read)
+        result = merge(text, machines, remove, "/m", version, read)
+    except MachinesError:
+        return
+    named = {identity(machine.uri) for machine in machines}
+    after = parse(result, "/m", version, read)
+    kept = [machine for machine in before if identity(machine.uri) not in named]
+    assert [machine for machine in after if identity(machine.uri) not in named] == kept
+    ours = [machine for machine in after if identity(machine.uri) in named]
+    assert sorted(ours, key=repr) == ([] if remove else sorted(machines, key=repr))
+    assert merge(result, machines, remove, "/m", version, read) == result
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*COLUMNS, "host", "port", "user", "protocol", "x"]),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=8)
+        | st.lists(st.text(max_size=4) | st.integers(), max_size=3),
+    )
+)
+def test_no_dict_raises_anything_else(values: dict[str, t.Any]) -> None:
+    try:
+        Machine.from_dict(values).render(NEW)
+    except MachinesError as error:
+        assert error.machine is not None
+        assert error.key is not None
+        assert str(error).encode()
+
+
+def test_ten_thousand_machines_in_a_second() -> None:
+    machines = [
+        Machine.from_dict(
+            {
+                **FULL,
+                "uri": f"ssh-ng://nixremote@builder{n}",
+                "public_host_key": key_line(body=struct.pack(">Q", n) * 4),
+            }
+        )
+        for n in range(10_000)
+    ]
+    began = time.process_time()
+    text = render_file(machines, OLD, OWN_NAMES)
+    assert parse(text, "/etc/nix/machines", OLD) == machines
+    assert time.process_time() - began < 1
