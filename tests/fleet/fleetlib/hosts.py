@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -188,7 +189,8 @@ def boot(host: Host, recipe: images.Images, fresh: bool = False) -> bool:
         if not (directory(host.fleet, host.name) / 'host.json').exists():
             raise FleetError('taken down meanwhile by another run')
         if group.alive():
-            if not fresh and group.leader() and _layer(host):
+            # A run that was killed may have left a host which is only just starting.
+            if not fresh and _layer(host) and group.wait_leader(5):
                 return False
             group.kill()
         layer = None if fresh else _layer(host)
@@ -205,7 +207,17 @@ def boot(host: Host, recipe: images.Images, fresh: bool = False) -> bool:
         group.start(['unshare', '--mount', '--propagation', 'slave', 'sh', '-euc', BOOT, 'sh', ':'.join(layer['layers']), str(home),
                      str(network.namespace_path(host.id)), host.machine],
                     home / 'console.log', {'SYSTEMD_NSPAWN_UNIFIED_HIERARCHY': '1'})
+        # Not before: whoever gets the lock next must see that this host runs.
+        if not group.wait_leader(30):
+            raise FleetError(_with_console(host, 'does not start'))
         return True
+
+
+def _with_console(host: Host, why: str) -> str:
+    log = directory(host.fleet, host.name) / 'console.log'
+    lines = log.read_text(errors='replace').split('\n') if log.exists() else []
+    tail = [re.sub(r'\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e]', '', line) for line in lines]
+    return '\n'.join([f'{why}; the end of {log}:', *[line for line in tail if line.strip()][-10:]])
 
 
 def wait_ssh(host: Host, seconds: float = BOOT_SECONDS) -> None:
@@ -220,10 +232,8 @@ def wait_ssh(host: Host, seconds: float = BOOT_SECONDS) -> None:
                     return
         alive = group.alive()
         if time.monotonic() > end or (seen and not alive):
-            log = directory(host.fleet, host.name) / 'console.log'
-            tail = log.read_text(errors='replace').splitlines()[-10:] if log.exists() else []
-            why = f'sshd does not answer after {seconds:.0f} s' if alive else 'died while booting'
-            raise FleetError('\n'.join([f'{why}; the end of {log}:', *tail]))
+            raise FleetError(_with_console(
+                host, f'sshd does not answer after {seconds:.0f} s' if alive else 'died while booting'))
         seen = seen or alive
         time.sleep(0.15)
 

@@ -192,6 +192,17 @@ class Group:
                         return pid
         return None
 
+    def wait_leader(self, seconds: float) -> Optional[int]:
+        """Wait for the host's PID 1 to be there; None when the time is up or everything died."""
+        end = time.monotonic() + seconds
+        seen = False
+        while True:
+            pid, alive = self.leader(), self.alive()
+            if pid or time.monotonic() > end or (seen and not alive):
+                return pid
+            seen = seen or alive
+            time.sleep(0.05)
+
     def wait_gone(self, seconds: float) -> bool:
         """Wait until no process is left."""
         end = time.monotonic() + seconds
