@@ -1,0 +1,15 @@
+#!/bin/sh
+# SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# What apt and dpkg have of the packages named, as JSON: which are not installed, whether apt knows them all, whether dpkg
+# was interrupted, and whether Ansible's apt module could look itself.
+missing= known=true interrupted=false python_apt=false
+for package; do
+    state=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null)
+    [ "$state" = installed ] || missing="$missing${missing:+, }\"$package\""
+    [ -n "$(apt-cache show "$package" 2>/dev/null)" ] || known=false
+done
+[ -z "$(dpkg --audit)" ] || interrupted=true
+! /usr/bin/python3 -c 'import apt_pkg' 2>/dev/null || python_apt=true
+printf '{"missing": [%s], "known": %s, "interrupted": %s, "python_apt": %s}\n' \
+    "$missing" "$known" "$interrupted" "$python_apt"
