@@ -195,9 +195,11 @@ def check_values(settings: t.Mapping[str, str]) -> None:
                     raise NixConfError(f"{word!r} is no absolute path", name)
 
 
-def secrets_in(settings: t.Iterable[str]) -> list[str]:
-    """Those of the names whose values are secrets."""
-    return [name for name in settings if base_name(name) in SECRET_SETTINGS]
+def secret_in(name: str, text: str) -> str | None:
+    """What in a setting (a value's text) is a secret, for a message; None for most settings."""
+    if base_name(name) in SECRET_SETTINGS:
+        return f"{name} is a secret"
+    return f"{name} holds a URL with a password" if _CREDENTIALS.search(text) else None
 
 
 def redact(text: str) -> str:

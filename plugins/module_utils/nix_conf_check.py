@@ -109,6 +109,7 @@ class Candidate:
 
     def _stage(self, path: str, copy: str) -> None:
         """Copies a file and, numbered beside it, those that it includes; lines keep their numbers."""
+        self._staged[copy] = path
         lines = (self._read(path) or "").split("\n")
         included = [entry for entry in nix_conf.parse("\n".join(lines), path) if isinstance(entry, nix_conf.Include)]
         for entry in included:
@@ -119,7 +120,6 @@ class Candidate:
             name = f"{len(self._staged)}.conf"
             lines[entry.line - 1] = f"!include {name}"
             self._stage(target, os.path.join(os.path.dirname(copy), name))
-        self._staged[copy] = path
         with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write("\n".join(lines).encode("utf-8", "surrogateescape"))
 
@@ -169,7 +169,7 @@ class Candidate:
     def _said(self, stderr: str) -> str:
         """Nix's error without its warnings, with the real files' names, and without secrets."""
         for copy, path in self._staged.items():
-            stderr = stderr.replace(copy, path)
+            stderr = stderr.replace(copy, path if os.path.isabs(path) else self._path)
         text = " ".join(_NOISE.sub("", stderr).split())
         return nix_conf.redact(text[len("error: ") :] if text.startswith("error: ") else text)
 
@@ -183,7 +183,7 @@ class Candidate:
                 raise Refused(
                     f"Nix {self._version} cannot append to the setting {base}; give {base} itself instead of {name}"
                 )
-            near = difflib.get_close_matches(name, whole.entries, 1)
+            near = difflib.get_close_matches(name, whole.entries, 1, 0.75)
             hint = f"; do you mean {near[0]}?" if near else ""
             raise Refused(f"Nix {self._version} does not know the setting {name}, and would ignore it{hint}")
         for name, feature in _NEEDS_FEATURE.findall(whole.stderr):

@@ -31,13 +31,19 @@ class PathInfo(t.NamedTuple):
     signatures: list[str]
 
     def is_signed(self, key: signing.PublicKey) -> bool | None:
-        """Whether the key has signed the path. None: its name has, and cryptography is not there to prove it."""
+        """Whether the key has signed the path. None: its name has, and only Nix can tell whether the key has too.
+
+        That is so where cryptography is missing, and for a path of which no fingerprint can be made here.
+        """
         named = [text for text in self.signatures if text.startswith(f"{key.name}:")]
         if not named:
             return False
         if not signing.has_cryptography():
             return None
-        text = signing.fingerprint(self.path, self.nar_hash, self.nar_size, self.references)
+        try:
+            text = signing.fingerprint(self.path, self.nar_hash, self.nar_size, self.references)
+        except signing.SigningError:
+            return None
         for signature in named:
             try:
                 if signing.verify(key, text, signing.parse_signature(signature)):

@@ -36,9 +36,9 @@ options:
       - C(extra-NAME) appends to what is set before, for settings that are lists.
       - Refused is what the file cannot hold, as nothing can be quoted in it, such as a newline, a C(#), or a blank
         inside an item of a list.
-      - The file is readable for everybody, as every user's Nix reads it. So C(access-tokens) is refused. Put such a
-        secret into C(~/.config/nix/nix.conf) of the user who needs it, or a password into the file that the setting
-        C(netrc-file) names.
+      - The file is readable for everybody, as every user's Nix reads it. So C(access-tokens) and URLs with a password
+        are refused. Put such a secret into C(~/.config/nix/nix.conf) of the user who needs it, or into the file that
+        the setting C(netrc-file) names.
       - Required with O(state=present).
     type: dict
   state:
@@ -207,7 +207,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     return {
         "changed": drop_in.changed or main_file.changed or pending.waiting,
         "path": path,
-        "effective": verdict.effective,
+        "effective": {name: without_passwords(value) for name, value in verdict.effective.items()},
         "include_added": main_file.changed and params["state"] == "present",
         "checked": nix is not None,
         "nix_version": ".".join(map(str, nix.version)) if nix else None,
@@ -217,17 +217,25 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
 
 def render(module: AnsibleModule, settings: dict[str, t.Any]) -> str:
     """The drop-in's text; fails for secrets, whose values then do not appear in the result."""
-    secrets = nix_conf.secrets_in(settings)
-    if secrets:
-        module.no_log_values.update(str(settings[name]) for name in secrets)
-        module.fail_json(
-            msg=f"{', '.join(secrets)} is a secret, and {module.params['path']} is readable for everybody, as every "
-            "user's Nix reads it; put it into ~/.config/nix/nix.conf of the user who needs it (root, for the daemon), "
-            "mode 0600"
-        )
+    for name, value in settings.items():
+        secret = nix_conf.secret_in(str(name), str(value))
+        if secret:
+            module.no_log_values.update(map(str, value if isinstance(value, list) else [value]))
+            module.fail_json(
+                msg=f"{secret}, and {module.params['path']} is readable for everybody, as every user's Nix reads it; "
+                "put it where only the user who needs it can read it (root, for the daemon): an access token into "
+                "~/.config/nix/nix.conf, a password into the file that netrc-file names, mode 0600"
+            )
     text = nix_conf.render(settings, HEADER)
     nix_conf.check_values(nix_conf.settings_of(text))
     return text
+
+
+def without_passwords(value: t.Any) -> t.Any:
+    """A value in force, of which parts may come from elsewhere, without the passwords in its URLs."""
+    if isinstance(value, list):
+        return [without_passwords(item) for item in value]
+    return nix_conf.redact(value) if isinstance(value, str) else value
 
 
 def shown(file: files.OwnedFile) -> dict[str, str]:
@@ -254,7 +262,7 @@ def main() -> None:
     try:
         module.exit_json(**run(module))
     except (nix_conf.NixConfError, Refused, NixError, files.FileError, OSError) as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=nix_conf.redact(str(error)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.nixfleet.builders.plugins.module_utils import nix_cli
+from ansible_collections.nixfleet.builders.plugins.module_utils import nix_cli, nix_conf_check
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_conf import MADE_BY_US
 from ansible_collections.nixfleet.builders.plugins.modules import nix_conf
 
@@ -87,9 +87,23 @@ def test_round(host: Host, before: bytes) -> None:
 def test_a_main_file_that_was_not_there_goes_again(host: Host) -> None:
     assert host()["changed"]
     assert host.main.read_text() == f"{MADE_BY_US}\n!include nix.conf.d/ours.conf\n"
+    assert host.main.stat().st_mode & 0o7777 == 0o644
     assert host.absent()["changed"]
     assert not host.main.parent.exists()
     assert not host.absent()["changed"]
+
+
+@needs_nix
+def test_roots_own_files_count(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = [host.main.parent / name for name in ("root.conf", "xdg.conf")]
+    monkeypatch.setattr(nix_conf_check, "DEFAULT_MAIN", str(host.main))
+    monkeypatch.setattr(nix_conf_check, "ROOT_FILES", tuple(map(str, root)))
+    root[1].write_text("max-jobs = 8\n")
+    assert f"{root[1]}:1 sets max-jobs again" in host()["msg"]
+    root[0].write_text("# mine\nmax-jobs = 7\n")
+    assert host()["changed"]
+    root[0].write_text("# mine\nmax-jobs = 6\n")
+    assert f"{root[0]}:2 sets max-jobs again" in host()["msg"]
 
 
 @needs_nix
@@ -190,6 +204,14 @@ def test_no_secret_is_shown(host: Host) -> None:
     assert "hidden1" in host.main.read_text()
     result = host({"access-tokens": "github.com=hidden5"})
     assert "access-tokens is a secret" in result["msg"] and "hidden5" not in str(result)
+    result = host({"substituters": ["https://a", "https://u:hidden6@b"]})
+    assert "substituters holds a URL with a password" in result["msg"] and "hidden6" not in str(result)
+    result = host({"extra-substituters": "https://a"})
+    assert "********" in result["effective"]["extra-substituters"][0] and "hidden" not in str(result)
+    (host.main.parent / "z").write_text("substituters = https://u:hidden7@b\n")
+    host.main.write_text("!include nix.conf.d/ours.conf\n!include z\n")
+    result = host({"substituters": "https://a"})
+    assert "z:1 sets substituters again" in result["msg"] and "hidden" not in str(result)
 
 
 @needs_nix

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.nixfleet.builders.plugins.module_utils import signing, store_signatures
-from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import NixError
 from ansible_collections.nixfleet.builders.plugins.modules import store_sign
 
 Result = dict[str, t.Any]
@@ -151,26 +149,3 @@ def test_options(run_module: t.Any, tmp_path: Path) -> None:
     assert not both["changed"] and not both.get("failed")
     bare = run_module(store_sign, key="/k", all=True, check=True, nix_bin_dir=str(tmp_path))
     assert not bare["changed"] and bare["checked"] == 0
-
-
-def test_batches() -> None:
-    paths = [f"/nix/store/{number:032}-x" for number in range(20000)]
-    made = list(store_signatures.batches(paths))
-    assert [path for batch in made for path in batch] == paths and len(made) == 4
-    assert all(sum(len(path) + 1 for path in batch) <= store_signatures.BATCH_BYTES for batch in made)
-    assert list(store_signatures.batches([])) == []
-    assert list(store_signatures.batches(["x" * 10**6, "y"])) == [["x" * 10**6], ["y"]]
-
-
-@pytest.mark.parametrize("text", ["", "3", "[1]", '{"/p": {}}', '[{"path": "/p"}]', '{"/p": 1}', "[[]]"])
-def test_strange_answers(text: str) -> None:
-    with pytest.raises(NixError, match="cannot read what"):
-        store_signatures.parse_path_info(text)
-
-
-def test_both_shapes() -> None:
-    entry = {"narHash": "h", "narSize": 1, "references": [], "signatures": ["a:b"]}
-    info = store_signatures.PathInfo("/p", "h", 1, [], ["a:b"])
-    old = [{"path": "/p", **entry}, {"path": "/q", "valid": False}]
-    assert store_signatures.parse_path_info(json.dumps(old)) == ([info], ["/q"])
-    assert store_signatures.parse_path_info(json.dumps({"/p": entry, "/q": None})) == ([info], ["/q"])
