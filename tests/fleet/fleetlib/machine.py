@@ -157,7 +157,7 @@ class Group:
         """Start argv detached from the tool, with its output appended to log."""
         if has_systemd():
             run(['systemctl', 'reset-failed', self.unit], check=False)
-            run(['systemd-run', '--quiet', '--collect', f'--unit={self.unit}', '--property=Delegate=yes',
+            run(['systemd-run', '--quiet', '--collect', '--description=nixfleet test host', f'--unit={self.unit}', '--property=Delegate=yes',
                  '--property=KillMode=mixed', f'--property=StandardOutput=append:{log}',
                  f'--property=StandardError=append:{log}', *(f'--setenv={k}={v}' for k, v in environment.items()), *argv])
             return

@@ -24,9 +24,13 @@ def _rule(action: str, table: str, chain: str, rule: List[str], check: bool = Tr
     return run(['iptables', '-w', '-t', table, action, chain, *rule], check=check).returncode == 0
 
 
+def _exists(link: str) -> bool:
+    return run(['ip', 'link', 'show', 'dev', link], check=False).returncode == 0
+
+
 def raise_bridge(state: Path) -> None:
     """Make the bridge, its rules and forwarding where they are missing. Call with the state lock held."""
-    if not Path(f'/sys/class/net/{BRIDGE}').exists():
+    if not _exists(BRIDGE):
         for route in json.loads(run(['ip', '-json', '-4', 'route', 'show', 'root', str(NETWORK)]).stdout or '[]'):
             raise FleetError(f'{NETWORK} is in use on this machine: {route.get("dst")} dev {route.get("dev")}')
         run(['ip', 'link', 'add', BRIDGE, 'type', 'bridge'])
@@ -78,7 +82,7 @@ def plug(host: Host) -> None:
 
 def unplug(host: Host) -> None:
     """Pull the cable and delete the namespace's name; it is gone when its last process is."""
-    if Path(f'/sys/class/net/{host.link}').exists():
+    if _exists(host.link):
         run(['ip', 'link', 'del', host.link], check=False)
     if namespace_path(host.id).exists():
         run(['ip', 'netns', 'del', namespace(host.id)], check=False)
@@ -87,7 +91,7 @@ def unplug(host: Host) -> None:
 def _mtu() -> int:
     """The machine's own, where its way out is narrower than Ethernet."""
     for route in json.loads(run(['ip', '-json', '-4', 'route', 'show', 'default']).stdout or '[]'):
-        return min(1500, int(Path(f'/sys/class/net/{route["dev"]}/mtu').read_text()))
+        return min(1500, *(int(link['mtu']) for link in json.loads(run(['ip', '-json', 'link', 'show', 'dev', route['dev']]).stdout)))
     return 1500
 
 
