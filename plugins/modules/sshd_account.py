@@ -36,7 +36,7 @@ options:
     default: /etc/ssh/sshd_config.d/10-nixfleet.conf
   settings:
     description:
-      - Settings for the account alone, such as C({PermitTTY: false, MaxSessions: 64}).
+      - Settings for the account alone, by sshd's keyword, such as C(MaxSessions).
       - A list is written as words with a blank between them. C(SetEnv) takes all its variables in one list, as sshd
         reads only the first C(SetEnv).
       - Required with O(state=present).
