@@ -224,10 +224,12 @@ class Candidate:
                 "before it, and that cannot be read"
             )
         it = later[-1]
-        raise Refused(
-            f"{lost}, as {it.file}:{it.line} sets {it.name} again; remove that line, move it before the line that "
-            "includes the drop-in, or leave the setting out here"
+        advice = (
+            "remove that line, or move it before the one that includes the drop-in, or leave the setting out here"
+            if it.file == self._main
+            else "give the setting in one of the two only"
         )
+        raise Refused(f"{lost}, as {it.file}:{it.line} sets {it.name} again; {advice}")
 
 
 def _effective(name: str, met: list[nix_conf.Assignment], shown: Shown) -> t.Any:
