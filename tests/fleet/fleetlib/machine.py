@@ -157,14 +157,11 @@ def has_systemd() -> bool:
     return Path("/run/systemd/system").is_dir()
 
 
-def _cgroup_mount() -> Path:
-    """Where the unified control group hierarchy is mounted (alone, or beside the old ones)."""
+def _cgroup_mounts(kind: str) -> list[Path]:
+    """Where hierarchies of control groups are mounted: cgroup2, or the old cgroup beside it."""
     with open("/proc/self/mountinfo", encoding="utf-8") as stream:
-        for line in stream:
-            left, _sep, right = line.partition(" - ")
-            if right.startswith("cgroup2 "):
-                return Path(left.split()[4])
-    raise FleetError("no cgroup2 file system is mounted on this machine")
+        halves = [line.partition(" - ") for line in stream]
+    return [Path(left.split()[4]) for left, _sep, right in halves if right.split()[0] == kind]
 
 
 class Group:
@@ -172,8 +169,11 @@ class Group:
 
     def __init__(self, name: str) -> None:
         self.unit = f"nixfleet-test-{name}.service"
-        parent = "system.slice" if has_systemd() else "nixfleet-test"
-        self.path = _cgroup_mount() / parent / self.unit
+        mounts = _cgroup_mounts("cgroup2")
+        if not mounts:
+            raise FleetError("no cgroup2 file system is mounted on this machine")
+        self.parent = "system.slice" if has_systemd() else "nixfleet-test"
+        self.path = mounts[0] / self.parent / self.unit
 
     def start(self, argv: Sequence[str], log: Path, environment: dict[str, str]) -> None:
         """Start argv detached from the tool, with its output appended to log."""
@@ -266,12 +266,14 @@ class Group:
         if has_systemd():
             run(["systemctl", "stop", self.unit], check=False)
             return
-        for directory in sorted(self.path.rglob("*/"), reverse=True):
-            if directory.is_dir():
+        # nspawn repeats the group in the old hierarchy, where there is one.
+        for mount in _cgroup_mounts("cgroup2") + _cgroup_mounts("cgroup"):
+            group = mount / self.parent / self.unit
+            for directory in [*sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True), group]:
                 with contextlib.suppress(OSError):
                     directory.rmdir()
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
+            with contextlib.suppress(OSError):
+                group.parent.rmdir()  # succeeds with the last host
 
 
 def strays() -> list[str]:

@@ -11,7 +11,10 @@ from fleetlib.machine import run, write
 from fleetlib.model import GATEWAY, NETWORK, FleetError, Host
 
 BRIDGE = "nixfleet0"
-FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+SYSCTL = Path("/proc/sys")
+# Kernel settings and the least they must be. Every host's systemd and logind are the same user to the kernel: with the
+# usual 128 inotify instances some of their units fail from about 15 hosts on.
+SETTINGS = {"net/ipv4/ip_forward": 1, "fs/inotify/max_user_instances": 8192}
 # (table, chain, rule): let the hosts out through NAT, also where the machine's own policy is DROP.
 RULES = (
     ("nat", "POSTROUTING", ["-s", str(NETWORK), "!", "-d", str(NETWORK), "-j", "MASQUERADE"]),
@@ -29,7 +32,7 @@ def _exists(link: str) -> bool:
 
 
 def raise_bridge(state: Path) -> None:
-    """Make the bridge, its rules and forwarding where they are missing. Call with the state lock held."""
+    """Make the bridge, its rules and the kernel settings where they are missing. Call with the state lock held."""
     if not _exists(BRIDGE):
         for route in json.loads(run(["ip", "-json", "-4", "route", "show", "root", str(NETWORK)]).stdout or "[]"):
             raise FleetError(f"{NETWORK} is in use on this machine: {route.get('dst')} dev {route.get('dev')}")
@@ -39,9 +42,13 @@ def raise_bridge(state: Path) -> None:
     for table, chain, rule in RULES:
         if not _rule("-C", table, chain, rule, check=False):
             _rule("-I", table, chain, rule)
-    if FORWARD.read_text().strip() == "0":
-        write(state / "ip_forward_was_off", "")
-        FORWARD.write_text("1")
+    before = {name: int((SYSCTL / name).read_text()) for name in SETTINGS}
+    if any(before[name] < least for name, least in SETTINGS.items()):
+        # The first note counts: a later one would hold this tool's own values.
+        noted = json.loads((state / "sysctl.json").read_text()) if (state / "sysctl.json").exists() else {}
+        write(state / "sysctl.json", json.dumps({**before, **noted}) + "\n")
+        for name, least in SETTINGS.items():
+            (SYSCTL / name).write_text(str(max(least, before[name])))
 
 
 def drop_bridge(state: Path) -> None:
@@ -50,10 +57,10 @@ def drop_bridge(state: Path) -> None:
         while _rule("-D", table, chain, rule, check=False):
             pass
     run(["ip", "link", "del", BRIDGE], check=False)
-    marker = state / "ip_forward_was_off"
-    if marker.exists():
-        FORWARD.write_text("0")
-        marker.unlink()
+    if (state / "sysctl.json").exists():
+        for name, value in json.loads((state / "sysctl.json").read_text()).items():
+            (SYSCTL / name).write_text(str(value))
+        (state / "sysctl.json").unlink()
 
 
 def namespace(host_id: str) -> str:
