@@ -273,10 +273,11 @@ def wanted_text(
     """What the file shall hold; None for no file."""
     path: str = params["path"]
     remove = params["state"] == "absent"
-    if not remove:
-        machines.check(given or [], version, own_names(machine.parts.host for machine in given or []))
+    own = None if remove else own_names(machine.parts.host for machine in given or [])
     if params["exclusive"] or not (before or "").strip():
-        return None if remove else machines.render_file(given or [], version)
+        return None if remove else machines.render_file(given or [], version, own)
+    if not remove:
+        machines.check(given or [], version, own)
     text = machines.merge(before or "", given or [], remove, path, version, read_included)
     if remove and not text.replace(machines.HEADER, "").strip():
         return None

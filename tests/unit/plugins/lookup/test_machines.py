@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader, lookup_loader
+from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar
 
 COLLECTIONS = next(path for path in sys.path if (Path(path) / "ansible_collections/nixfleet").is_dir())
@@ -43,11 +43,6 @@ class Query(t.Protocol):
     def __call__(self, *terms: str, hostvars: t.Any = ..., more: t.Any = ..., **options: t.Any) -> list[t.Any]: ...
 
 
-@pytest.fixture(scope="session", autouse=True)
-def plugin_loader() -> None:
-    init_plugin_loader([COLLECTIONS])
-
-
 @pytest.fixture
 def query() -> Query:
     def run(
@@ -55,9 +50,9 @@ def query() -> Query:
     ) -> list[t.Any]:
         variables = {"groups": GROUPS, "hostvars": hostvars, **(more or {})}
         loader = DataLoader()
-        lookup = lookup_loader.get(
-            "nixfleet.builders.machines", loader=loader, templar=Templar(loader, variables=variables)
-        )
+        # By its directory: ansible's finder of collections does not work once another test has imported this one.
+        lookup_loader.add_directory(str(Path(COLLECTIONS) / "ansible_collections/nixfleet/builders/plugins/lookup"))
+        lookup = lookup_loader.get("machines", loader=loader, templar=Templar(loader, variables=variables))
         found: list[t.Any] = lookup.run(list(terms), variables, **options)
         return found
 
