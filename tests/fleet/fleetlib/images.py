@@ -154,7 +154,7 @@ class Images:
             )
             for name in ("work", "root"):
                 remove_tree(temp / name)
-            os.sync()
+            run(["sync", "--file-system", str(temp)])
             os.rename(temp, self.path(release))
             say(f"image {release}: built in {time.monotonic() - begun:.0f} s")
 
