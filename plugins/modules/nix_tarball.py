@@ -34,6 +34,7 @@ options:
     default: present
 extends_documentation_fragment:
   - nixfleet.builders.attributes
+  - nixfleet.builders.attributes.actiongroup_builders
 """
 
 EXAMPLES = r"""
@@ -96,7 +97,8 @@ class Installer:
         """stdout of a program of Nix that works on the store itself; fails the module with its stderr."""
         # A home of its own, as nix-env makes files there.
         environment = {"HOME": self._module.tmpdir, "NIX_REMOTE": "", "NIX_CONFIG": "", "USER": "root"}
-        rc, out, err = self._module.run_command(argv, data=data, environ_update=environment)
+        # Without binary_data a line end is put behind the data, which Nix takes for one more path.
+        rc, out, err = self._module.run_command(argv, data=data, binary_data=True, environ_update=environment)
         if rc:
             self._module.fail_json(
                 msg=f"{' '.join(argv[:3])} failed with status {rc}: {err.strip()}", actions=self.actions

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # What apt and dpkg have of the packages named, as JSON: which are not installed, whether apt knows them all, whether dpkg
 # was interrupted, and whether Ansible's apt module could look itself.
-missing= known=true interrupted=false python_apt=false
+missing="" known=true interrupted=false python_apt=false
 for package; do
     state=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null)
     [ "$state" = installed ] || missing="$missing${missing:+, }\"$package\""
