@@ -134,16 +134,14 @@ suggestion:
   sample: run playbook nixfleet.builders.fleet with this client and this builder, which lets the client's key in
 """
 
-import contextlib
 import os
 import re
-import signal
-import subprocess
 import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nixfleet.builders.plugins.module_utils import store_probe
+from ansible_collections.nixfleet.builders.plugins.module_utils.limited_run import run_limited
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix, NixError
 
 #: What only a person at a terminal has: Nix's daemon logs in without them.
@@ -156,37 +154,6 @@ def clean_environment(environment: t.Mapping[str, str], timeout: float) -> dict[
     kept = {name: value for name, value in environment.items() if name not in PERSONAL}
     # ssh takes the first value that it is given for an option.
     return {**kept, "LC_ALL": "C", "NIX_SSHOPTS": f"{options} {kept.get('NIX_SSHOPTS', '')}".strip()}
-
-
-def run_limited(argv: list[str], environment: dict[str, str], timeout: float) -> tuple[int | None, str, str]:
-    """(exit status or None when the time was up, stdout, stderr). Ends the program and all that it started."""
-    process = subprocess.Popen(
-        argv,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
-        errors="replace",
-    )
-    try:
-        out, err = process.communicate(timeout=timeout)
-        return process.returncode, out, err
-    except subprocess.TimeoutExpired:
-        end_session(process.pid)
-        # A grandchild that left the session could keep the pipes open: what was read until now has to do.
-        try:
-            out, err = process.communicate(timeout=1)
-        except subprocess.TimeoutExpired as expired:
-            out, err = ((part or b"").decode(errors="replace") for part in (expired.stdout, expired.stderr))
-        return None, out, err
-
-
-def end_session(leader: int) -> None:
-    """Kills the process group of a session's leader, in which Nix's ssh is."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)
 
 
 def missing_path(uri: str) -> str | None:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Makes a stand-in for the binary tarball of a Nix release, out of the Nix packages of the Debian it runs on.

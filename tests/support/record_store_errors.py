@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Records what Nix and ssh say when a store cannot be opened, for the unit tests of store_probe.
@@ -59,7 +58,7 @@ def probe(name: str, reason: str, uri: str, options: str = "", key: str = "key")
         "LC_ALL": "C",
         "NIX_SSHOPTS": f"{options} -oBatchMode=yes -oConnectTimeout=2 -F{WORK}/config -oIdentityFile={WORK}/{key}",
     }
-    done = subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    done = subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     out, err = (part.decode(errors="replace") for part in (done.stdout, done.stderr))
     if (done.returncode == 0 or f"'{NO_PATH}' is not valid" in err) != (reason == "ok"):
         print(f"{name}: status {done.returncode}: {err}", file=sys.stderr)
@@ -102,7 +101,7 @@ def listener(port: int, close: bool) -> None:
 def prepare() -> None:
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(mode=0o700)
-    if subprocess.run(["id", "nixremote"], capture_output=True).returncode:
+    if subprocess.run(["id", "nixremote"], capture_output=True, check=False).returncode:
         run("useradd", "-m", "-d", str(HOME), "-p", "*", "nixremote")
     for name in ("key", "other", "host"):
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(WORK / name))
