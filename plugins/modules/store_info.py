@@ -134,55 +134,11 @@ suggestion:
   sample: run playbook nixfleet.builders.fleet with this client and this builder, which lets the client's key in
 """
 
-import os
 import re
-import time
-import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.nixfleet.builders.plugins.module_utils import store_probe
-from ansible_collections.nixfleet.builders.plugins.module_utils.limited_run import run_limited
+from ansible_collections.nixfleet.builders.plugins.module_utils import store_client, store_probe
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix, NixError
-
-#: What only a person at a terminal has: Nix's daemon logs in without them.
-PERSONAL = ("SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "SSH_AUTH_SOCK", "DISPLAY", "NIX_CONFIG", "NIX_REMOTE")
-
-
-def clean_environment(environment: t.Mapping[str, str], timeout: float) -> dict[str, str]:
-    """The environment in which Nix asks: no questions to a person, no agent, messages in English, ssh in a hurry."""
-    options = f"-oBatchMode=yes -oConnectTimeout={max(1, int(timeout))}"
-    kept = {name: value for name, value in environment.items() if name not in PERSONAL}
-    # ssh takes the first value that it is given for an option.
-    return {**kept, "LC_ALL": "C", "NIX_SSHOPTS": f"{options} {kept.get('NIX_SSHOPTS', '')}".strip()}
-
-
-def missing_path(uri: str) -> str | None:
-    """The path of a store that is a plain path and is not there; Nix would make a new store of it."""
-    path = uri.partition("?")[0]
-    return path if path.startswith("/") and not os.path.isdir(path) else None
-
-
-def ask(nix: Nix, params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """The module's result."""
-    uri = store_probe.complete(params["uri"], params["ssh_key"], params["public_host_key"])
-    result: dict[str, t.Any] = {
-        "uri": uri,
-        **dict.fromkeys(("version", "trusted", "latency_ms", "reason", "message", "suggestion")),
-    }
-    path = missing_path(uri)
-    if path:
-        mend = f"correct the path, or make the store: 'nix-store --store {path} --init'"
-        failure = store_probe.Failure("bad_uri", f"there is no directory {path}", mend)
-        return {**result, "reachable": False, **failure._asdict()}
-    seconds = params["timeout"]
-    argv = nix.argv(*store_probe.question(nix.version, uri))
-    start = time.monotonic()
-    rc, out, err = run_limited(argv, clean_environment(os.environ, seconds), seconds)
-    if rc is not None and store_probe.answered(rc, err):
-        latency = round((time.monotonic() - start) * 1000)
-        return {**result, "reachable": True, "latency_ms": latency, **store_probe.read_answer(out, err)._asdict()}
-    failure = store_probe.timed_out(err, uri, seconds) if rc is None else store_probe.classify(err, uri)
-    return {**result, "reachable": False, **failure._asdict()}
 
 
 def main() -> None:
@@ -202,16 +158,13 @@ def main() -> None:
         module.fail_json(msg=f"timeout is {module.params['timeout']}, it has to be at least 1 second")
     if not module.params["uri"].strip() or re.search(r"\s", module.params["uri"]):
         module.fail_json(msg=f"uri {module.params['uri']!r} is blank or has a blank in it, so it is no store's URI")
+    uri = store_probe.complete(module.params["uri"], module.params["ssh_key"], module.params["public_host_key"])
     try:
-        result = ask(Nix(module.run_command, module.params["nix_bin_dir"]), module.params)
+        result = store_client.ask(Nix(module.run_command, module.params["nix_bin_dir"]), uri, module.params["timeout"])
     except NixError as error:
         module.fail_json(msg=str(error))
     if module.params["fail"] and not result["reachable"]:
-        module.fail_json(
-            msg=f"the store {result['uri']} is not reachable ({result['reason']}): {result['message']}\n"
-            f"To mend it: {result['suggestion']}",
-            **result,
-        )
+        module.fail_json(msg=store_client.complaint(result), **result)
     module.exit_json(changed=False, **result)
 
 

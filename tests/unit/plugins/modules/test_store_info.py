@@ -1,77 +1,47 @@
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How store_info runs Nix: the environment, the time limit, the result. Programs are small shell scripts."""
+"""The module's options, and when it fails. How a store is asked is tested with store_client."""
 
 from __future__ import annotations
 
 import typing as t
 from pathlib import Path
 
-from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix
+import pytest
 from ansible_collections.nixfleet.builders.plugins.modules import store_info
 
-PARAMS = {"uri": "ssh-ng://nixremote@b1", "ssh_key": None, "public_host_key": None, "timeout": 5}
+Run = t.Callable[..., dict[str, t.Any]]
+URI = "ssh-ng://nixremote@b1"
 
 
-def fake_nix(directory: Path, script: str) -> Nix:
-    """A Nix whose C(nix) is a shell script."""
-    (directory / "nix-store").touch()
-    program = directory / "nix"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    return Nix(lambda args, data=None, environ_update=None: (0, "nix (Nix) 2.26.3\n", ""), str(directory))
-
-
-def ask(directory: Path, script: str, **params: t.Any) -> dict[str, t.Any]:
-    return store_info.ask(fake_nix(directory, script), {**PARAMS, **params})
-
-
-def test_reachable(tmp_path: Path) -> None:
-    result = ask(tmp_path, """echo '{"trusted":1,"url":"x","version":"2.26.3"}'""")
-    assert result.pop("latency_ms") >= 0
-    assert result == {
-        "uri": "ssh-ng://nixremote@b1",
-        "reachable": True,
-        "version": "2.26.3",
-        "trusted": True,
-        "reason": None,
-        "message": None,
-        "suggestion": None,
-    }
-
-
-def test_arguments(tmp_path: Path) -> None:
-    result = ask(tmp_path, 'echo "error: $*" >&2; exit 1', ssh_key="/k")
-    assert result["message"] == (
-        "error: --extra-experimental-features nix-command store info --json --store ssh-ng://nixremote@b1?ssh-key=/k"
+@pytest.fixture
+def bin_dir(tmp_path: Path) -> str:
+    """A Nix that cannot log in, and shows for which store it was asked."""
+    (tmp_path / "nix-store").touch()
+    program = tmp_path / "nix"
+    program.write_text(
+        '#!/bin/sh\n[ "$1" != --version ] || exec echo "nix (Nix) 2.26.3"\n'
+        'echo "$*: Permission denied (publickey)." >&2; exit 1\n'
     )
+    program.chmod(0o755)
+    return str(tmp_path)
 
 
-def test_unreachable(tmp_path: Path) -> None:
-    result = ask(tmp_path, "echo 'nixremote@b1: Permission denied (publickey).' >&2; exit 1")
+def test_fails_with_reason_and_remedy(run_module: Run, bin_dir: str) -> None:
+    result = run_module(store_info, uri=URI, ssh_key="/k", nix_bin_dir=bin_dir)
+    assert result["failed"]
     assert (result["reachable"], result["reason"]) == (False, "permission_denied")
-    assert result["latency_ms"] is None
-    assert "nixremote@b1" in result["suggestion"]
+    assert result["msg"].startswith(f"the store {URI}?ssh-key=/k is not reachable (permission_denied): ")
+    assert f"--store {URI}?ssh-key=/k: Permission denied" in result["msg"]
+    assert result["suggestion"] in result["msg"]
 
 
-def test_time_limit(tmp_path: Path) -> None:
-    result = ask(tmp_path, "echo first words >&2; sleep 60", timeout=1)
-    assert result["reason"] == "timeout"
-    assert result["message"] == "no answer within 1 seconds: first words"
+def test_tells_without_failing(run_module: Run, bin_dir: str) -> None:
+    result = run_module(store_info, check=True, uri=URI, fail=False, nix_bin_dir=bin_dir)
+    assert "failed" not in result
+    assert (result["reachable"], result["reason"], result["changed"]) == (False, "permission_denied", False)
 
 
-def test_environment() -> None:
-    given = {"PATH": "/bin", "SSH_ASKPASS": "x", "SSH_AUTH_SOCK": "y", "NIX_SSHOPTS": "-p 2222", "NIX_CONFIG": "z"}
-    assert store_info.clean_environment(given, 7) == {
-        "PATH": "/bin",
-        "LC_ALL": "C",
-        "NIX_SSHOPTS": "-oBatchMode=yes -oConnectTimeout=7 -p 2222",
-    }
-
-
-def test_path_that_is_not_there(tmp_path: Path) -> None:
-    """Nix would make a store there."""
-    result = ask(tmp_path, "echo called >&2; exit 1", uri=str(tmp_path / "none"))
-    assert (result["reason"], result["reachable"]) == ("bad_uri", False)
-    assert "there is no directory" in result["message"]
-    assert ask(tmp_path, "true", uri=f"{tmp_path}?x=y")["reachable"]
+@pytest.mark.parametrize("options", [{"uri": " "}, {"uri": "ssh://a b"}, {"uri": URI, "timeout": 0}])
+def test_bad_options(run_module: Run, options: dict[str, t.Any]) -> None:
+    assert run_module(store_info, **options)["failed"]
