@@ -9,7 +9,8 @@ for package; do
     [ "$state" = installed ] || missing="$missing${missing:+, }\"$package\""
     [ -n "$(apt-cache show "$package" 2>/dev/null)" ] || known=false
 done
-[ -z "$(dpkg --audit)" ] || interrupted=true
+# Half-installed packages, or a journal that apt wants to be worked off first.
+[ -z "$(dpkg --audit; ls -A /var/lib/dpkg/updates)" ] || interrupted=true
 ! /usr/bin/python3 -c 'import apt_pkg' 2>/dev/null || python_apt=true
 printf '{"missing": [%s], "known": %s, "interrupted": %s, "python_apt": %s}\n' \
     "$missing" "$known" "$interrupted" "$python_apt"
