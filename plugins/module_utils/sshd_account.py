@@ -26,6 +26,11 @@ PRIVSEP_DIR = "/run/sshd"
 Texts = dict[str, t.Optional[str]]
 
 
+def _include_line(path: str) -> str:
+    # One file alone: a glob would switch on files that lie in that directory without effect today.
+    return f"Include {path}"
+
+
 def read_files(pattern: str) -> list[tuple[str, str]]:
     """The files of a glob with their texts, in the order in which sshd includes them."""
     return [(path, files.read_text(path) or "") for path in sorted(glob.glob(pattern)) if os.path.isfile(path)]
@@ -61,8 +66,25 @@ class SshdAccount:
         spec = f"user={user},host=localhost,addr=127.0.0.1"
         rc, out, err = self.module.run_command([self.sshd, "-T", "-f", config or self.config, "-C", spec])
         if rc:
-            raise SshdConfigError(f"sshd does not accept {config or self.config}: {err.strip()}")
+            raise SshdConfigError(
+                f"sshd does not accept {config or self.config}: {'; '.join(err.strip().splitlines())}"
+            )
         return sshd_config.parse_effective(out)
+
+    def effective_before(self, user: str) -> dict[str, str]:
+        """What is in force of the files as they are; the error says that it is not this module's doing."""
+        try:
+            return self.effective(user)
+        except SshdConfigError as error:
+            raise SshdConfigError(f"{error}. That was so before, and no file was changed; mend it first") from None
+
+    def _broken_by_ours(self) -> bool:
+        """Whether sshd stumbles over a file of this module: made for another sshd, or its Include was moved."""
+        try:
+            self.effective("root")
+        except SshdConfigError as error:
+            return any(f"{path}: " in str(error) or f"{path} line" in str(error) for path in (self.path, self.aside))
+        return False
 
     def directives(self) -> list[sshd_config.Directive]:
         return list(sshd_config.walk(self.main, self.config, read_files))
@@ -70,49 +92,54 @@ class SshdAccount:
     def main_with_include(self, include: str) -> str:
         """The main file as it must be for the drop-in to count: unchanged, or with one line more at its beginning."""
         if any(not found.conditional for found in sshd_config.find_includes(self.main, self.config, self.path)):
-            return self.main
+            return self._main_without(self.aside)
         if include == "mend":
-            return f"{self._include_line}\n{self.main}"
+            return f"{_include_line(self.path)}\n{self.main}"
         for found in sshd_config.find_includes(self.main, self.config, self.aside):
             raise SshdConfigError(
                 f"{found.place} includes {self.aside} only under 'Match {found.match}', so it does not count for "
                 f"{self.user}; move that Include above the first Match of {self.config}, or say include=mend"
             )
         raise SshdConfigError(
-            f"{self.config} does not include {self.path}; put '{self._include_line}' at its beginning, "
+            f"{self.config} does not include {self.path}; put '{_include_line(self.path)}' at its beginning, "
             "or say include=mend"
         )
 
-    @property
-    def _include_line(self) -> str:
-        # Our file alone: a glob would switch on files that lie in that directory without effect today.
-        return f"Include {self.path}"
-
     def main_without_include(self) -> str:
         """The main file without the line that main_with_include puts there."""
+        text = self._main_without(self.path)
+        return text if text != self.main else self._main_without(self.aside)
+
+    def _main_without(self, path: str) -> str:
         first, _newline, rest = self.main.partition("\n")
-        return rest if first == self._include_line else self.main
+        return rest if first == _include_line(path) else self.main
 
     def rehearse(self, text: str, settings: t.Mapping[str, Value], global_settings: t.Mapping[str, Value]) -> None:
         """Has sshd read the candidate in front of the present configuration, all of it in temporary files.
 
         Refuses a candidate that sshd does not accept, and one that changes anything for another account.
         """
-        candidate = self._temporary(text)
-        whole = self._temporary(f"Include {candidate}\n{self.main}")
-        before = self.effective("root")
+        if self._broken_by_ours():
+            return  # only place() can tell whether the new files mend that
+        candidate, whole = self._in_front(text)
+        before = self.effective_before("root")
         try:
             after = self.effective("root", whole)
         except SshdConfigError as error:
             raise SshdConfigError(
-                f"sshd refuses the settings meant for {self.path}, which was left as it was: "
+                f"sshd refuses the settings meant for {self.path}, which was left as it was; correct them: "
                 + str(error).replace(candidate, self.path).replace(whole, self.config)
             ) from None
         allowed = {keyword.lower() for keyword in global_settings}
         spoiled = sorted(key for key in {*before, *after} - allowed if before.get(key) != after.get(key))
         if spoiled:
             raise SshdConfigError(f"the settings for {self.path} would change {', '.join(spoiled)} for root as well")
-        self._prove(self.effective(self.user, whole), settings, global_settings)
+        self._let_in(self.effective(self.user, whole), settings)
+
+    def _in_front(self, text: str) -> tuple[str, str]:
+        """Two temporary files: the drop-in, and a main file in which it has the first word."""
+        candidate = self._temporary(text)
+        return candidate, self._temporary(f"Include {candidate}\n{self.main}")
 
     def _temporary(self, text: str) -> str:
         handle, path = tempfile.mkstemp(dir=self.module.tmpdir, prefix="sshd_config.")
@@ -121,9 +148,18 @@ class SshdAccount:
         return path
 
     def _prove(
-        self, effective: dict[str, str], settings: t.Mapping[str, Value], global_settings: t.Mapping[str, Value]
+        self,
+        effective: dict[str, str],
+        text: str | None,
+        settings: t.Mapping[str, Value],
+        global_settings: t.Mapping[str, Value],
     ) -> None:
+        """Refuses a configuration in which another line has the last word, or that keeps the account out."""
         wrong = sshd_config.differing({**global_settings, **settings}, effective)
+        if wrong and text is not None:
+            # sshd says some values in its own words, such as 60 for 1m.
+            ours = self.effective(self.user, self._in_front(text)[1])
+            wrong = {keyword: value for keyword, value in wrong.items() if ours.get(keyword.lower()) != value}
         if wrong:
             directives = self.directives()
             reasons = [
@@ -131,10 +167,13 @@ class SshdAccount:
                 for keyword, value in wrong.items()
             ]
             raise SshdConfigError(
-                f"{self.path} does not have its effect for {self.user}, so the former files are in place again. "
+                f"{self.path} does not have its effect for {self.user}, so no file was changed. "
                 + "; ".join(reasons)
                 + ". Remove those lines, or give the drop-in a name that sorts before their file"
             )
+        self._let_in(effective, settings)
+
+    def _let_in(self, effective: dict[str, str], settings: t.Mapping[str, Value]) -> None:
         barrier = sshd_config.shut_out(self.user, self._groups(), effective) if settings else None
         if barrier:
             place = sshd_config.explain(barrier, self.path, self.user, self.directives())
@@ -150,23 +189,33 @@ class SshdAccount:
     def place(
         self,
         texts: Texts,
+        text: str | None,
         settings: t.Mapping[str, Value],
         global_settings: t.Mapping[str, Value],
         pending: files.Pending,
-    ) -> None:
-        """Replaces (or removes, where the text is None) the files, each whole, and puts all back if sshd disagrees."""
+    ) -> dict[str, str]:
+        """Replaces (or removes, where the text is None) the files, each whole, and puts all back if sshd disagrees.
+
+        C(text) is the drop-in as it is to be, C(texts) what there is to replace. What is in force for the account then.
+        """
+        if not texts:
+            effective = self.effective_before(self.user)
+            self._prove(effective, text, settings, global_settings)
+            return effective
         former: Texts = {path: files.read_text(path) for path in texts}
-        if texts:
-            pending.mark()
+        pending.mark()
         try:
-            for path, text in texts.items():
-                self._write(path, text)
-            self._prove(self.effective(self.user), settings, global_settings)
+            for path, new in texts.items():
+                self._write(path, new)
+            effective = self.effective(self.user)
+            self._prove(effective, text, settings, global_settings)
         except SshdConfigError:
-            for path, text in former.items():
-                self._write(path, text)
+            for path, old in former.items():
+                self._write(path, old)
             pending.clear()
+            self.effective_before(self.user)
             raise
+        return effective
 
     def _write(self, path: str, text: str | None) -> None:
         if text is None:

@@ -50,7 +50,7 @@ def parse(text: str, file: str) -> list[Directive]:
     """The directives of one file, Includes not followed. Keywords in lower case, comments and blank lines left out."""
     directives = []
     match = ""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         found = re.match(r"\s*([A-Za-z][A-Za-z0-9]*)\s*(?:=|\s)\s*(.*?)\s*$", line)
         if not found:
             continue
@@ -103,6 +103,8 @@ def render_value(keyword: str, value: Value) -> str:
                 f"the value {word!r} of {keyword} cannot be written into sshd's configuration: it is blank, or has a "
                 "quote, a '#' or a control character"
             )
+    if words and words[0].lstrip().startswith("="):
+        raise SshdConfigError(f"the value {words[0]!r} of {keyword} begins with '=', which sshd would take for a blank")
     return " ".join(words)
 
 

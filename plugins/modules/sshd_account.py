@@ -148,8 +148,7 @@ def run(module: AnsibleModule) -> dict[str, object]:
     }
     if module.check_mode and texts:
         return result
-    account.place(texts, settings, global_settings, pending)
-    effective = account.effective(account.user)
+    effective = account.place(texts, text, settings, global_settings, pending)
     keywords = [keyword.lower() for keyword in (*settings, *global_settings)]
     result["effective"] = {keyword: effective.get(keyword) for keyword in keywords}
     return result

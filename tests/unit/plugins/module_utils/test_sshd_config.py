@@ -50,6 +50,11 @@ def test_includes_are_found_with_their_condition(text: str, conditional: list[bo
     assert [found.conditional for found in sshd_config.find_includes(text, MAIN, DROP_IN)] == conditional
 
 
+def test_only_a_newline_ends_a_line() -> None:
+    found = sshd_config.parse("# a\x0cPort 1\r\nPort 2\r\n\u2028\nPort 3", MAIN)
+    assert [(directive.line, directive.value) for directive in found] == [(2, "2"), (4, "3")]
+
+
 def test_walk_follows_includes_and_keeps_the_match_around_them() -> None:
     files = {"/etc/ssh/a.conf": "MaxSessions 3\nMatch User x\nPermitTTY no\n", "/etc/ssh/b.conf": "PermitTTY yes\n"}
     text = "Include /etc/ssh/a.conf\nPort 1\nMatch User git\nInclude /etc/ssh/b.conf\n"
@@ -97,6 +102,7 @@ def test_render_puts_globals_first_and_closes_the_block() -> None:
         ("nixremote", {"PermitTTY": "no\nPermitRootLogin yes"}),
         ("nixremote", {"SetEnv": ["A=b # c"]}),
         ("nixremote", {"SetEnv": ['A="b"']}),
+        ("nixremote", {"PermitTTY": "= no"}),
     ],
 )
 def test_render_refuses_what_would_mean_something_else(user: str, settings: dict[str, sshd_config.Value]) -> None:
