@@ -96,11 +96,11 @@ from ansible.errors import AnsibleError
 from ansible.inventory.manager import InventoryManager
 from ansible.plugins.lookup import LookupBase
 from ansible.utils.display import Display
-from ansible_collections.nixfleet.builders.plugins.module_utils.machines import (
+from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine, MachinesError
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_version import (
     OLDEST,
-    Machine,
-    MachinesError,
-    parse_nix_version,
+    NixVersionError,
+    parse_version,
 )
 
 display = Display()
@@ -121,9 +121,9 @@ class LookupModule(LookupBase):  # type: ignore[misc]
             return [machine.to_dict() for machine in found]
         try:
             version = self.get_option("nix_version")
-            reading = parse_nix_version(version) if version else OLDEST
+            reading = parse_version(version) if version else OLDEST
             return [machine.render(reading) for machine in found]
-        except MachinesError as error:
+        except (MachinesError, NixVersionError) as error:
             raise AnsibleError(f"nixfleet.builders.machines: {error}") from None
 
     def _hosts(self, terms: list[str], groups: t.Mapping[str, list[str]], default: str) -> list[str]:

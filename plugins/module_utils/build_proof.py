@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ansible_collections.nixfleet.builders.plugins.module_utils import store_client, store_probe
 from ansible_collections.nixfleet.builders.plugins.module_utils.limited_run import run_limited
-from ansible_collections.nixfleet.builders.plugins.module_utils.machines import LIX, Machine
+from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix
 
 CHECKS = ("store", "build")
@@ -79,7 +79,7 @@ class Proof:
             **store_client.clean_environment(os.environ, timeout),
             "PATH": f"{nix.bin_dir}:{PATH}",
         }
-        self._reading = LIX if nix.flavour == "lix" else nix.version
+        self._reading = nix.machines_version
 
     def try_all(self, builders: t.Sequence[Builder]) -> list[Verdict]:
         """A verdict for each builder, in their order."""

@@ -20,6 +20,10 @@ import os
 import tempfile
 import typing as t
 
+#: The first line, a comment, of a file that the collection owns as a whole; the roles' templates repeat it.
+#: Without a C(;), after which an older Nix takes the rest of a comment in a machines file for a machine.
+HEADER = "Written by the Ansible collection nixfleet.builders. Changes made here are lost."
+
 
 class FileError(Exception):
     """A file cannot be read, written or removed; the text names it."""

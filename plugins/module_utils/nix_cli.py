@@ -8,12 +8,17 @@ Runs programs only through the callable it is given (AnsibleModule.run_command o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import typing as t
 
-Version = tuple[int, ...]
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_version import (
+    NixVersionError,
+    Version,
+    parse_version,
+)
 
 #: Looked through in this order: the installer's profile, NixOS, a local build, a distribution's package.
 BIN_DIRS = (
@@ -25,6 +30,9 @@ BIN_DIRS = (
 
 #: `nix show-config` became `nix config show` in 2.20 (src/nix/config.cc).
 CONFIG_SHOW_SINCE: Version = (2, 20)
+
+#: Lix has the float speed of 2.20 and the comments of before 2.28.2, in whatever version (its libstore/machines.cc).
+LIX_READS_AS: Version = (2, 20)
 
 
 class NixError(Exception):
@@ -48,15 +56,16 @@ class RunCommand(t.Protocol):
     ) -> tuple[int, str, str]: ...
 
 
-def parse_version(text: str) -> tuple[Version, str]:
+def parse_identity(text: str) -> tuple[Version, str]:
     """(version, flavour) out of C(nix --version): C(nix (Nix) 2.8.0) or C(nix (Lix, like Nix) 2.91.0).
 
-    A suffix like C(pre20250806_abc) is cut; flavour is the first word in the brackets, lower case.
+    flavour is the first word in the brackets, lower case. Raises NixError.
     """
-    found = re.search(r"\(([A-Za-z-]+)[^)]*\)\s+(\d+(?:\.\d+)+)", text)
-    if not found:
-        raise NixError(f"cannot read a version out of {text.strip()!r}, which 'nix --version' printed")
-    return tuple(int(part) for part in found.group(2).split(".")), found.group(1).lower()
+    found = re.search(r"\(([A-Za-z-]+)[^)]*\)\s+([0-9.]+)", text)
+    if found:
+        with contextlib.suppress(NixVersionError):
+            return parse_version(found.group(2)), found.group(1).lower()
+    raise NixError(f"cannot read a version out of {text.strip()!r}, which 'nix --version' printed")
 
 
 class Nix:
@@ -92,9 +101,14 @@ class Nix:
         """C(nix), C(lix), C(determinate)…: the first word in the brackets of C(nix --version)."""
         return self._identity()[1]
 
+    @property
+    def machines_version(self) -> Version:
+        """The version of Nix whose rules for machines files this one has."""
+        return LIX_READS_AS if self.flavour == "lix" else self.version
+
     def _identity(self) -> tuple[Version, str]:
         if self._version is None:
-            self._version = parse_version(self.run("nix", "--version"))
+            self._version = parse_identity(self.run("nix", "--version"))
         return self._version
 
     def argv(self, program: str, *args: str) -> list[str]:

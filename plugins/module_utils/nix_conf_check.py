@@ -18,6 +18,7 @@ import typing as t
 from ansible_collections.nixfleet.builders.plugins.module_utils import nix_conf
 from ansible_collections.nixfleet.builders.plugins.module_utils.files import FileError, read_text
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import CONFIG_SHOW_SINCE, Nix, NixError
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_version import version_text
 
 DEFAULT_MAIN = "/etc/nix/nix.conf"
 
@@ -96,7 +97,7 @@ class Candidate:
 
     @property
     def _version(self) -> str:
-        return ".".join(map(str, self._nix.version))
+        return version_text(self._nix.version)
 
     def _read(self, path: str) -> str | None:
         """A file as it will be. One that is there and cannot be read counts as empty: that is what Nix makes of it."""

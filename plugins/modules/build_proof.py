@@ -100,7 +100,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nixfleet.builders.plugins.module_utils.build_proof import CHECKS, Builder, Proof
-from ansible_collections.nixfleet.builders.plugins.module_utils.machines import Machine, MachinesError
+from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine, MachinesError
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix, NixError
 
 

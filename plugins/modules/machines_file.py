@@ -191,9 +191,17 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nixfleet.builders.plugins.module_utils import files, machines
+from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine, MachinesError
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix, NixError, NixNotFound
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_version import (
+    OLDEST,
+    NixVersionError,
+    Version,
+    parse_version,
+)
+from ansible_collections.nixfleet.builders.plugins.module_utils.store_uri import identity
 
-#: The numbers are raw: the error of machines.py names the machine whose number is none, AnsibleModule's does not.
+#: The numbers are raw: the error of machine.py names the machine whose number is none, AnsibleModule's does not.
 MACHINE_SPEC: dict[str, t.Any] = {
     "uri": {"type": "str"},
     "protocol": {"type": "str"},
@@ -210,17 +218,16 @@ MACHINE_SPEC: dict[str, t.Any] = {
 }
 
 
-def reading_version(module: AnsibleModule) -> machines.Version:
+def reading_version(module: AnsibleModule) -> Version:
     """The version whose rules hold for the file."""
     if module.params["nix_version"]:
-        return machines.parse_nix_version(module.params["nix_version"])
+        return parse_version(module.params["nix_version"])
     try:
-        nix = Nix(module.run_command, module.params["nix_bin_dir"])
+        return Nix(module.run_command, module.params["nix_bin_dir"]).machines_version
     except NixNotFound:
         if module.params["nix_bin_dir"]:
             raise
-        return machines.OLDEST
-    return machines.LIX if nix.flavour == "lix" else nix.version
+        return OLDEST
 
 
 def is_own_address(address: str) -> bool:
@@ -265,21 +272,21 @@ def read_included(path: str) -> str | None:
 
 
 def wanted_text(
-    given: list[machines.Machine] | None,
+    given: list[Machine] | None,
     before: str | None,
     params: dict[str, t.Any],
-    version: machines.Version,
+    version: Version,
 ) -> str | None:
     """What the file shall hold; None for no file."""
     path: str = params["path"]
     remove = params["state"] == "absent"
     own = None if remove else own_names(machine.parts.host for machine in given or [])
     if params["exclusive"] or not (before or "").strip():
-        return None if remove else machines.render_file(given or [], version, own)
+        return None if remove else machines.render_file(given or [], version, own, files.HEADER)
     if not remove:
         machines.check(given or [], version, own)
     text = machines.merge(before or "", given or [], remove, path, version, read_included)
-    if remove and not text.replace(machines.HEADER, "").strip():
+    if remove and not text.replace(f"# {files.HEADER}", "").strip():
         return None
     return text
 
@@ -289,16 +296,14 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     params = module.params
     path = params["path"]
     if not os.path.isabs(path):
-        raise machines.MachinesError(
-            f"{path} is no absolute path", "Nix's hook runs in /, so write it in full", key="path"
-        )
+        raise MachinesError(f"{path} is no absolute path", "Nix's hook runs in /, so write it in full", key="path")
     given = None
     if params["machines"] is not None:
-        given = [machines.Machine.from_dict(entry, number) for number, entry in enumerate(params["machines"], 1)]
+        given = [Machine.from_dict(entry, number) for number, entry in enumerate(params["machines"], 1)]
     version = reading_version(module)
     target = files.OwnedFile(module, path, 0o644)
     text = wanted_text(given, target.before, params, version)
-    result: list[machines.Machine] = []
+    result: list[Machine] = []
     if text is None:
         target.remove()
     else:
@@ -310,22 +315,22 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     return {
         "path": path,
         "machines": [machine.to_dict() for machine in result],
-        "lines": machines.render_lines(result, version),
+        "lines": [machine.line for machine in result],
         "changed": target.changed,
         "diff": target.diff,
     }
 
 
-def verify(given: list[machines.Machine], result: list[machines.Machine], params: dict[str, t.Any]) -> None:
+def verify(given: list[Machine], result: list[Machine], params: dict[str, t.Any]) -> None:
     """Refuses to write what is not read as it was meant, which only a mistake in this collection can bring about."""
-    named = {machines.identity(machine.uri): machine for machine in given}
-    ours = [machine for machine in result if machines.identity(machine.uri) in named]
+    named = {identity(machine.uri): machine for machine in given}
+    ours = [machine for machine in result if identity(machine.uri) in named]
     if params["state"] == "present":
         good = result == given if params["exclusive"] else sorted(ours, key=repr) == sorted(given, key=repr)
     else:
         good = not ours
     if not good:
-        raise machines.MachinesError(
+        raise MachinesError(
             "the file would not be read as it was written, so it was not", "report this as a bug", file=params["path"]
         )
 
@@ -346,7 +351,7 @@ def main() -> None:
     )
     try:
         module.exit_json(**run(module))
-    except (machines.MachinesError, files.FileError, NixError) as error:
+    except (MachinesError, NixVersionError, files.FileError, NixError) as error:
         module.fail_json(msg=str(error))
 
 

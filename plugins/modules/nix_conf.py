@@ -126,9 +126,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nixfleet.builders.plugins.module_utils import files, nix_conf
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix, NixError, NixNotFound
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_conf_check import Candidate, Refused, Verdict
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_version import version_text
 
 STORE = "/nix/store/"
-HEADER = "Written by the Ansible collection nixfleet.builders; changes made here are lost."
 
 
 def check(module: AnsibleModule, nix: Nix, main_text: str, text: str) -> Verdict:
@@ -210,7 +210,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         "effective": {name: without_passwords(value) for name, value in verdict.effective.items()},
         "include_added": main_file.changed and params["state"] == "present",
         "checked": nix is not None,
-        "nix_version": ".".join(map(str, nix.version)) if nix else None,
+        "nix_version": version_text(nix.version) if nix else None,
         "diff": [shown(file) for file in (main_file, drop_in) if file.before != file.after],
     }
 
@@ -226,7 +226,7 @@ def render(module: AnsibleModule, settings: dict[str, t.Any]) -> str:
                 "put it where only the user who needs it can read it (root, for the daemon): an access token into "
                 "~/.config/nix/nix.conf, a password into the file that netrc-file names, mode 0600"
             )
-    text = nix_conf.render(settings, HEADER)
+    text = nix_conf.render(settings, files.HEADER)
     nix_conf.check_values(nix_conf.settings_of(text))
     return text
 

@@ -27,6 +27,7 @@ BUILD = Path(os.environ["BUILD"])
 sys.path[:0] = [str(ROOT / "tests/fleet"), os.environ["ANSIBLE_COLLECTIONS_PATH"]]
 
 from ansible_collections.nixfleet.builders.plugins.module_utils import machines  # noqa: E402
+from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine  # noqa: E402
 from fleetlib.hosts import load  # noqa: E402
 from fleetlib.machine import Group  # noqa: E402
 
@@ -166,7 +167,7 @@ def with_target(measured: Json, target: float) -> Json:
 def machines_file() -> Json:
     """The seconds in which a large machines file is rendered and parsed: the best of five."""
     wanted = [
-        machines.Machine.from_dict(
+        Machine.from_dict(
             {
                 "user": "nixremote",
                 "host": f"builder{number}",

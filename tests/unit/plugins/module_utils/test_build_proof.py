@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.nixfleet.builders.plugins.module_utils import build_proof
 from ansible_collections.nixfleet.builders.plugins.module_utils.build_proof import Builder, Proof, Verdict
-from ansible_collections.nixfleet.builders.plugins.module_utils.machines import Machine
+from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix
 
 INFO = """case "$*" in

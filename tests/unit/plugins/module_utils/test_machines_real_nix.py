@@ -22,14 +22,9 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.nixfleet.builders.plugins.module_utils.machines import (
-    Machine,
-    MachinesError,
-    check,
-    identity,
-    parse,
-    render_file,
-)
+from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine, MachinesError
+from ansible_collections.nixfleet.builders.plugins.module_utils.machines import check, parse, render_file
+from ansible_collections.nixfleet.builders.plugins.module_utils.store_uri import identity
 
 ROOT = Path(__file__).resolve().parents[4]
 SCRIPT = ROOT / "tests/support/nix_hook.py"

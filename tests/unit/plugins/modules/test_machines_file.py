@@ -13,10 +13,10 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.nixfleet.builders.plugins.module_utils import nix_cli
-from ansible_collections.nixfleet.builders.plugins.module_utils.machines import HEADER
+from ansible_collections.nixfleet.builders.plugins.module_utils import files, nix_cli
 from ansible_collections.nixfleet.builders.plugins.modules import machines_file
 
+HEADER = f"# {files.HEADER}"
 Result = dict[str, t.Any]
 B1 = {"host": "b1", "user": "nixremote", "systems": ["x86_64-linux"], "max_jobs": 4, "supported_features": ["kvm", "a"]}
 B1_LINE = "ssh-ng://nixremote@b1 x86_64-linux - 4 1 a,kvm - -"

@@ -10,13 +10,13 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.nixfleet.builders.plugins.module_utils import nix_cli, nix_conf_check
+from ansible_collections.nixfleet.builders.plugins.module_utils import files, nix_cli, nix_conf_check
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_conf import MADE_BY_US
 from ansible_collections.nixfleet.builders.plugins.modules import nix_conf
 
 Result = dict[str, t.Any]
 SETTINGS = {"max-jobs": 7, "extra-trusted-users": ["nixremote"], "secret-key-files": ["/not/there/yet"]}
-TEXT = f"# {nix_conf.HEADER}\nmax-jobs = 7\nsecret-key-files = /not/there/yet\nextra-trusted-users = nixremote\n"
+TEXT = f"# {files.HEADER}\nmax-jobs = 7\nsecret-key-files = /not/there/yet\nextra-trusted-users = nixremote\n"
 
 needs_nix = pytest.mark.skipif(not shutil.which("nix-store"), reason="needs Nix on this machine")
 

@@ -1,0 +1,90 @@
+# SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Nix's command line, with a stand-in for the programs."""
+
+from __future__ import annotations
+
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import (
+    Nix,
+    NixError,
+    NixNotFound,
+    parse_identity,
+)
+
+MakeNix = t.Callable[..., Nix]
+
+
+@pytest.fixture
+def calls() -> list[list[str]]:
+    return []
+
+
+@pytest.fixture
+def make_nix(tmp_path: Path, calls: list[list[str]]) -> MakeNix:
+    """make_nix(version line, settings as JSON, status of all but --version): a Nix that answers so."""
+    (tmp_path / "nix-store").touch()
+
+    def make(version: str = "nix (Nix) 2.26.3\n", settings: str = "{}", status: int = 0) -> Nix:
+        def run_command(args: list[str], **_options: t.Any) -> tuple[int, str, str]:
+            calls.append(args[1:])
+            if args[1:] == ["--version"]:
+                return 0, version, ""
+            return status, settings, "error: so it is\n" if status else ""
+
+        return Nix(run_command, str(tmp_path))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "flavour"),
+    [
+        ("nix (Nix) 2.8.0\n", (2, 8, 0), "nix"),
+        ("nix (Nix) 2.31pre20250806_abc\n", (2, 31), "nix"),
+        ("nix (Lix, like Nix) 2.91.0\nSystem type: x86_64-linux\n", (2, 91, 0), "lix"),
+        ("nix (Determinate Nix 3.6.1) 2.29.0\n", (2, 29, 0), "determinate"),
+    ],
+)
+def test_what_nix_says_of_itself(text: str, version: tuple[int, ...], flavour: str) -> None:
+    assert parse_identity(text) == (version, flavour)
+
+
+@pytest.mark.parametrize("text", ["", "nix 2.8.0", "nix (Nix) two", "nix (Nix) 2", "nix (Nix) 2." + "9" * 5000])
+def test_what_is_no_version(text: str) -> None:
+    with pytest.raises(NixError, match="cannot read a version"):
+        parse_identity(text)
+
+
+def test_the_version_is_asked_once(make_nix: MakeNix, calls: list[list[str]]) -> None:
+    nix = make_nix()
+    assert (nix.version, nix.version, nix.flavour) == ((2, 26, 3), (2, 26, 3), "nix")
+    assert calls == [["--version"]]
+
+
+def test_lix_reads_machines_files_as_an_older_nix(make_nix: MakeNix) -> None:
+    assert make_nix().machines_version == (2, 26, 3)
+    assert make_nix("nix (Lix, like Nix) 2.93.0").machines_version == (2, 20)
+
+
+def test_no_nix(tmp_path: Path) -> None:
+    with pytest.raises(NixNotFound, match="nix_bin_dir"):
+        Nix(lambda args, **_options: (0, "", ""), str(tmp_path))
+
+
+def test_a_failure_repeats_what_nix_said(make_nix: MakeNix) -> None:
+    with pytest.raises(NixError, match="nix-store --verify x failed with status 3: error: so it is$") as caught:
+        make_nix(status=3).run("nix-store", "--verify", "x", "y")
+    assert (caught.value.rc, caught.value.stderr) == (3, "error: so it is\n")
+
+
+@pytest.mark.parametrize(
+    ("version", "words"), [("2.19.4", ["show-config", "--json"]), ("2.20.0", ["config", "show", "--json"])]
+)
+def test_settings(make_nix: MakeNix, calls: list[list[str]], version: str, words: list[str]) -> None:
+    nix = make_nix(f"nix (Nix) {version}", '{"cores": {"value": 4, "aliases": []}}')
+    assert nix.settings() == {"cores": 4}
+    assert calls[-1] == ["--extra-experimental-features", "nix-command", *words]
