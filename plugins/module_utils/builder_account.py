@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import typing as t
 
+from ansible_collections.nixfleet.builders.plugins.module_utils.files import HEADER
+
 #: sshd runs commands through the shell: nologin would end each with its notice, bash would read ~/.bashrc.
 SHELL = "/bin/sh"
 
@@ -18,7 +20,6 @@ SHELL = "/bin/sh"
 LOCKED = "*"
 
 COMMENT = "Nix builds for other hosts"
-HEADER = "# Written by the Ansible collection nixfleet.builders; changes made here are lost."
 
 _MARK = re.compile(r" nixfleet:\S+$")
 _TYPE_FIRST = re.compile(r"(ssh|ecdsa|sk)-")
@@ -87,4 +88,4 @@ def foreign_lines(texts: t.Iterable[str], own: t.Container[str]) -> list[str]:
 
 def text(lines: t.Iterable[str]) -> str:
     """The authorized_keys."""
-    return "".join(f"{line}\n" for line in (HEADER, *lines))
+    return "".join(f"{line}\n" for line in (f"# {HEADER}", *lines))

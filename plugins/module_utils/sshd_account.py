@@ -18,8 +18,6 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_config impo
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
-HEADER = "Written by the Ansible collection nixfleet.builders; changes made here are lost."
-
 #: sshd refuses to read any configuration without it; its unit makes it at start (RuntimeDirectory=sshd).
 PRIVSEP_DIR = "/run/sshd"
 

@@ -119,7 +119,7 @@ effective:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nixfleet.builders.plugins.module_utils import files
-from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_account import HEADER, SshdAccount, Texts
+from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_account import SshdAccount, Texts
 from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_config import SshdConfigError, render
 
 
@@ -132,7 +132,7 @@ def run(module: AnsibleModule) -> dict[str, object]:
     account = SshdAccount(
         module, user=params["user"], path=params["path"], config=params["config"], sshd=params["sshd"]
     )
-    text = render(params["user"], settings, global_settings, HEADER) if present else None
+    text = render(params["user"], settings, global_settings, files.HEADER) if present else None
     main = account.main_with_include(params["include"]) if present else account.main_without_include()
     wanted: Texts = {account.path: text, account.config: main, account.aside: None}
     texts = {path: new for path, new in wanted.items() if new != files.read_text(path)}

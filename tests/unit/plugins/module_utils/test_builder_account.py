@@ -9,7 +9,6 @@ import typing as t
 import pytest
 from ansible_collections.nixfleet.builders.plugins.module_utils.builder_account import (
     COMMENT,
-    HEADER,
     Account,
     foreign_lines,
     options,
@@ -17,6 +16,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.builder_account 
     text,
     wanted,
 )
+from ansible_collections.nixfleet.builders.plugins.module_utils.files import HEADER
 
 GOOD = Account(990, "nixremote", frozenset({"nix-users"}), "*", "/bin/sh", "/var/lib/nixremote", COMMENT)
 
@@ -78,5 +78,5 @@ def test_foreign_lines() -> None:
 
 
 def test_text() -> None:
-    assert text([]) == f"{HEADER}\n"
-    assert text(["a", "b"]) == f"{HEADER}\na\nb\n"
+    assert text([]) == f"# {HEADER}\n"
+    assert text(["a", "b"]) == f"# {HEADER}\na\nb\n"

@@ -12,7 +12,8 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.nixfleet.builders.plugins.module_utils.builder_account import COMMENT, HEADER
+from ansible_collections.nixfleet.builders.plugins.module_utils.builder_account import COMMENT
+from ansible_collections.nixfleet.builders.plugins.module_utils.files import HEADER
 from ansible_collections.nixfleet.builders.plugins.modules import builder_account
 
 Run = t.Callable[..., dict[str, t.Any]]
@@ -94,7 +95,7 @@ def test_new_account(host: Host) -> None:
         f"[useradd][--system][--no-create-home][--uid][700][--gid][nixremote][--password][*][--shell][/bin/sh]"
         f"[--home-dir][{host.home}][--comment][{COMMENT}][--groups][nix-users][nixremote]"
     )
-    assert host.keys.read_text() == f"{HEADER}\nrestrict {KEY} nixfleet:c1\n"
+    assert host.keys.read_text() == f"# {HEADER}\nrestrict {KEY} nixfleet:c1\n"
     assert [mode(path) for path in (host.keys, host.keys.parent, host.home)] == [0o444, 0o555, 0o555]
     assert mode(host.home.parent) == 0o755
     assert result["authorized_keys"] == str(host.keys)
@@ -155,7 +156,7 @@ def test_keys_of_others(host: Host, tmp_path: Path) -> None:
     (former / ".ssh/authorized_keys").write_text("ssh-ed25519 AAAAh by hand\n")
     host.exists(home=str(former))
     result = host(exclusive=False)
-    assert host.keys.read_text() == f"{HEADER}\nrestrict {KEY} nixfleet:c1\nssh-ed25519 AAAAh by hand\n"
+    assert host.keys.read_text() == f"# {HEADER}\nrestrict {KEY} nixfleet:c1\nssh-ed25519 AAAAh by hand\n"
     assert result["kept"] == 1
     assert host.ran() == f"[usermod][--home][{host.home}][nixremote]"
     host.exists()

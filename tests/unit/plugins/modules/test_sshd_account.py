@@ -11,6 +11,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.nixfleet.builders.plugins.module_utils import files
 from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_account import PRIVSEP_DIR
 from ansible_collections.nixfleet.builders.plugins.modules import sshd_account
 
@@ -24,7 +25,7 @@ SETTINGS = {
     "SetEnv": ["PATH=/nix/bin:/bin", "LANG=C"],
 }
 GLOBALS = {"MaxStartups": "100:30:300", "LoginGraceTime": 77}
-TEXT = f"""# {sshd_account.HEADER}
+TEXT = f"""# {files.HEADER}
 MaxStartups 100:30:300
 LoginGraceTime 77
 Match User nixremote
