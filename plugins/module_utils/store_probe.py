@@ -15,6 +15,8 @@ import re
 import typing as t
 from urllib.parse import quote
 
+from ansible_collections.nixfleet.builders.plugins.module_utils.store_uri import normal_uri
+
 #: `nix store ping` became `nix store info` in 2.20, and both had learned --json by then (src/nix/store-info.cc).
 STORE_INFO_SINCE = (2, 20)
 
@@ -133,18 +135,13 @@ class Answer(t.NamedTuple):
     trusted: bool | None
 
 
-def split_uri(uri: str) -> tuple[str, str, str, str]:
-    """(scheme, authority, path, query) of a store URI; scheme '' for C(daemon), C(local), C(auto) and paths.
-
-    A bare host gets C(ssh://) as in the machines file (libstore/machines.cc).
-    """
-    rest, _mark, query = uri.partition("?")
-    scheme, separator, rest_of = rest.partition("://")
+def _split(uri: str) -> tuple[str, str, str, str]:
+    """(scheme, authority, path, query) of a store URI; scheme '' for C(daemon), C(local), C(auto) and paths."""
+    whole, _mark, query = normal_uri(uri).partition("?")
+    scheme, separator, rest = whole.partition("://")
     if not separator:
-        if "/" in uri or rest in ("auto", "daemon", "local", ""):
-            return "", "", rest, query
-        return "ssh", rest, "", query
-    authority, slash, path = rest_of.partition("/")
+        return "", "", whole, query
+    authority, slash, path = rest.partition("/")
     return scheme, authority, slash + path, query
 
 
@@ -153,7 +150,7 @@ def complete(uri: str, ssh_key: str | None = None, public_host_key: str | None =
 
     They overwrite what the URI says (libstore/machines.cc, completeStoreReference); other stores take none.
     """
-    scheme, authority, path, query = split_uri(uri)
+    scheme, authority, path, query = _split(uri)
     if not scheme:
         return uri
     # By name, still encoded; urllib's parser would take a plus sign for a blank, which Nix does not.
@@ -175,7 +172,7 @@ def question(version: tuple[int, ...], uri: str) -> list[str]:
     With C(ssh://), C(nix store info) is content when C(nix-store --serve) starts, which opens no store until it needs
     one, so that a daemon that does not run goes unseen: a path that no store has is asked for instead.
     """
-    if split_uri(uri)[0] == "ssh":
+    if _split(uri)[0] == "ssh":
         return ["nix-store", "--store", uri, "--check-validity", NO_PATH]
     if version >= STORE_INFO_SINCE:
         return ["nix", "store", "info", "--json", "--store", uri]
@@ -207,7 +204,7 @@ def clean(stderr: str) -> str:
 
 def suggest(reason: str, uri: str) -> str:
     """The command or variable that mends a reason."""
-    scheme, authority, _path, _query = split_uri(uri)
+    scheme, authority, _path, _query = _split(uri)
     login = authority or "localhost"
     return SUGGESTIONS[reason].format(
         login=login,
