@@ -51,8 +51,12 @@ STATIC_SHELLS = ("/usr/bin/bash-static", "/bin/bash-static", "/bin/busybox")
 WRAPPER = """#!/bin/sh
 export NIX_BIN_DIR={nix}/bin NIX_LIBEXEC_DIR={nix}/libexec
 # Debian's Nix shows builds its /bin/sh by a path that hosts without Debian's packages do not have.
-[ -n "${{NIX_CONFIG+set}}" ] || export NIX_CONFIG="sandbox-paths = /bin/sh={libraries}/bin/sh"
+[ -n "${{NIX_CONF_DIR+set}}" ] || export NIX_CONF_DIR={libraries}/etc/nix
 exec {nix}/bin/.loader --argv0 {program} --library-path {libraries}/lib {nix}/bin/.nix-binary "$@"
+"""
+# Stands before the host's own configuration, as the defaults of a Nix do that was built for it.
+DEFAULTS = """sandbox-paths = /bin/sh={libraries}/bin/sh
+!include /etc/nix/nix.conf
 """
 PROFILE = """# Stand-in for Nix's profile script.
 export PATH="$HOME/.nix-profile/bin:/nix/var/nix/profiles/default/bin:$PATH"
@@ -163,17 +167,22 @@ def main() -> None:
     loader = found.pop("")
     shared: dict[str, Node] = {name: (read(path), True) for name, path in sorted(found.items())}
     digest = hashlib.sha256(read("/usr/bin/nix")).hexdigest()
-    libs = store_path(f"nix-libraries-{version}", *(hashlib.sha256(read(path)).hexdigest() for path in found.values()))
+    digests = (hashlib.sha256(read(path)).hexdigest() for path in found.values())
+    libs = store_path(f"nix-libraries-{version}", DEFAULTS, *digests)
     shell = read(next(path for path in STATIC_SHELLS if os.path.exists(path)))
     bundle = read("/etc/ssl/certs/ca-certificates.crt")
     certificates = store_path("nss-cacert-1.0", hashlib.sha256(bundle).hexdigest())
-    nix = store_path(f"nix-{version}", digest, libs)
+    nix = store_path(f"nix-{version}", digest, libs, WRAPPER, PROFILE)
 
     def wrapper(program: str) -> Node:
         return WRAPPER.format(nix=nix, libraries=libs, program=program).encode(), True
 
     paths: dict[str, Node] = {
-        libs: {"bin": {"sh": (shell, True)}, "lib": shared},
+        libs: {
+            "bin": {"sh": (shell, True)},
+            "etc": {"nix": {"nix.conf": (DEFAULTS.format(libraries=libs).encode(), False)}},
+            "lib": shared,
+        },
         certificates: {"etc": {"ssl": {"certs": {"ca-bundle.crt": (bundle, False)}}}},
         nix: {
             "bin": {
