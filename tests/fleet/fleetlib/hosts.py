@@ -334,32 +334,35 @@ def sweep() -> None:
             network.drop_bridge(STATE)
 
 
-def execute(host: Host, argv: Sequence[str]) -> int:
-    """Run a command as root inside a host; its exit code."""
+def command(host: Host, argv: Sequence[str]) -> list[str]:
+    """The command line that runs argv as root inside a host, for as long as the host is not booted again."""
     leader = Group(host.id).leader()
     if not leader:
         raise FleetError(f"host {host.name} of fleet {host.fleet} does not run")
-    return subprocess.call(
-        [
-            "nsenter",
-            "--target",
-            str(leader),
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--net",
-            "--pid",
-            "--cgroup",
-            "--root",
-            "--wd",
-            "env",
-            "-i",
-            "HOME=/root",
-            "LANG=C.UTF-8",
-            f"TERM={os.environ.get('TERM', 'dumb')}",
-            "USER=root",
-            "LOGNAME=root",
-            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            *argv,
-        ]
-    )
+    return [
+        "nsenter",
+        "--target",
+        str(leader),
+        "--mount",
+        "--uts",
+        "--ipc",
+        "--net",
+        "--pid",
+        "--cgroup",
+        "--root",
+        "--wd",
+        "env",
+        "-i",
+        "HOME=/root",
+        "LANG=C.UTF-8",
+        f"TERM={os.environ.get('TERM', 'dumb')}",
+        "USER=root",
+        "LOGNAME=root",
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        *argv,
+    ]
+
+
+def execute(host: Host, argv: Sequence[str]) -> int:
+    """Run a command as root inside a host; its exit code."""
+    return subprocess.call(command(host, argv))
