@@ -16,7 +16,13 @@ let
     derivation {
       inherit name system inputs run;
       builder = "/bin/sh";
-      args = [ ./step.sh ];
+      # Each step has a script of its own, so that a builder's store tells which steps it was sent.
+      args = [
+        (builtins.path {
+          path = ./step.sh;
+          name = "${name}-${run}.sh";
+        })
+      ];
       requiredSystemFeatures = features;
     };
 
