@@ -8,6 +8,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.nixfleet.builders.plugins.module_utils import nix_cli
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import (
     Nix,
     NixError,
@@ -73,6 +74,39 @@ def test_lix_reads_machines_files_as_an_older_nix(make_nix: MakeNix) -> None:
 def test_no_nix(tmp_path: Path) -> None:
     with pytest.raises(NixNotFound, match="nix_bin_dir"):
         Nix(lambda args, **_options: (0, "", ""), str(tmp_path))
+
+
+def test_nix_is_found_where_the_installer_puts_it_before_the_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directories = [str(tmp_path / name) for name in ("profile", "usr")]
+    monkeypatch.setattr(nix_cli, "BIN_DIRS", directories)
+    with pytest.raises(NixNotFound, match=f"no nix-store in {', '.join(directories)}; install it"):
+        Nix(lambda args, **_options: (0, "", ""))
+    for directory in reversed(directories):
+        Path(directory).mkdir()
+        Path(directory, "nix-store").touch()
+        assert Nix(lambda args, **_options: (0, "", "")).bin_dir == directory
+
+
+def test_what_a_program_is_given(tmp_path: Path) -> None:
+    (tmp_path / "nix-store").touch()
+    calls: list[tuple[list[str], dict[str, t.Any]]] = []
+
+    def run_command(args: list[str], **options: t.Any) -> tuple[int, str, str]:
+        calls.append((args, options))
+        return 0, "out", "err"
+
+    nix = Nix(run_command, str(tmp_path))
+    assert nix.call("nix-store", "--import", data="x", env={"A": "b"}) == (0, "out", "err")
+    assert nix.run("nix", "store", "info") == "out"
+    assert calls == [
+        ([f"{tmp_path}/nix-store", "--import"], {"data": "x", "environ_update": {"A": "b"}}),
+        (
+            [f"{tmp_path}/nix", "--extra-experimental-features", "nix-command", "store", "info"],
+            {"data": None, "environ_update": None},
+        ),
+    ]
 
 
 def test_a_failure_repeats_what_nix_said(make_nix: MakeNix) -> None:
