@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import grp
 import os
@@ -20,6 +21,8 @@ if t.TYPE_CHECKING:
 
 #: sshd refuses to read any configuration without it; its unit makes it at start (RuntimeDirectory=sshd).
 PRIVSEP_DIR = "/run/sshd"
+
+_BEFORE = "That was so before, and no file was changed; mend it first"
 
 Texts = dict[str, t.Optional[str]]
 
@@ -74,15 +77,7 @@ class SshdAccount:
         try:
             return self.effective(user)
         except SshdConfigError as error:
-            raise SshdConfigError(f"{error}. That was so before, and no file was changed; mend it first") from None
-
-    def _broken_by_ours(self) -> bool:
-        """Whether sshd stumbles over a file of this module: made for another sshd, or its Include was moved."""
-        try:
-            self.effective("root")
-        except SshdConfigError as error:
-            return any(f"{path}: " in str(error) or f"{path} line" in str(error) for path in (self.path, self.aside))
-        return False
+            raise SshdConfigError(f"{error}. {_BEFORE}") from None
 
     def directives(self) -> list[sshd_config.Directive]:
         return list(sshd_config.walk(self.main, self.config, read_files))
@@ -112,17 +107,23 @@ class SshdAccount:
         first, _newline, rest = self.main.partition("\n")
         return rest if first == _include_line(path) else self.main
 
-    def rehearse(self, text: str, settings: t.Mapping[str, Value], global_settings: t.Mapping[str, Value]) -> None:
-        """Has sshd read the candidate in front of the present configuration, all of it in temporary files.
+    def rehearse(
+        self, text: str, main: str, settings: t.Mapping[str, Value], global_settings: t.Mapping[str, Value]
+    ) -> None:
+        """Has sshd read all as it will be, the drop-in C(text) and the main file C(main), in temporary files.
 
-        Refuses a candidate that sshd does not accept, and one that changes anything for another account.
+        Refuses what sshd does not accept, what changes anything for another account, and what has not its effect.
         """
-        if self._broken_by_ours():
-            return  # only place() can tell whether the new files mend that
-        candidate, whole = self._in_front(text)
-        before = self.effective_before("root")
+        without = self._temporary(self._staged(self.main, None))
+        candidate = self._temporary(text)
+        whole = self._temporary(self._staged(main, candidate))
+        try:
+            before = self.effective("root", without)
+        except SshdConfigError as error:
+            raise SshdConfigError(f"{error}. {_BEFORE}".replace(without, self.config)) from None
         try:
             after = self.effective("root", whole)
+            ours = self.effective(self.user, whole)
         except SshdConfigError as error:
             raise SshdConfigError(
                 f"sshd refuses the settings meant for {self.path}, which was left as it was; correct them: "
@@ -132,12 +133,18 @@ class SshdAccount:
         spoiled = sorted(key for key in {*before, *after} - allowed if before.get(key) != after.get(key))
         if spoiled:
             raise SshdConfigError(f"the settings for {self.path} would change {', '.join(spoiled)} for root as well")
-        self._let_in(self.effective(self.user, whole), settings)
+        self._prove(ours, text, settings, global_settings)
 
-    def _in_front(self, text: str) -> tuple[str, str]:
-        """Two temporary files: the drop-in, and a main file in which it has the first word."""
-        candidate = self._temporary(text)
-        return candidate, self._temporary(f"Include {candidate}\n{self.main}")
+    def _staged(self, main: str, candidate: str | None) -> str:
+        """The main file with another file in the drop-in's place, or with none there."""
+
+        def expand(pattern: str) -> list[str]:
+            found = {path for path in glob.glob(pattern) if path not in (self.path, self.aside)}
+            if candidate and fnmatch.fnmatchcase(self.path, pattern):
+                found.add(self.path)
+            return [candidate if candidate and path == self.path else path for path in sorted(found)]
+
+        return sshd_config.spell_out(main, self.config, (self.path, self.aside), expand)
 
     def _temporary(self, text: str) -> str:
         handle, path = tempfile.mkstemp(dir=self.module.tmpdir, prefix="sshd_config.")
@@ -156,7 +163,8 @@ class SshdAccount:
         wrong = sshd_config.differing({**global_settings, **settings}, effective)
         if wrong and text is not None:
             # sshd says some values in its own words, such as 60 for 1m.
-            ours = self.effective(self.user, self._in_front(text)[1])
+            alone = f"Include {self._temporary(text)}\n{self._staged(self.main, None)}"
+            ours = self.effective(self.user, self._temporary(alone))
             wrong = {keyword: value for keyword, value in wrong.items() if ours.get(keyword.lower()) != value}
         if wrong:
             directives = self.directives()

@@ -92,6 +92,20 @@ def find_includes(text: str, file: str, path: str) -> list[Directive]:
     ]
 
 
+def spell_out(text: str, file: str, paths: t.Iterable[str], expand: t.Callable[[str], list[str]]) -> str:
+    """The main file's text with each Include line that names one of C(paths) as a list of files, those of each pattern.
+
+    All lines keep their numbers.
+    """
+    paths = list(paths)
+    directory = file.rsplit("/", 1)[0]
+    lines = text.split("\n")
+    for directive in {found for path in paths for found in find_includes(text, file, path)}:
+        included = [f'"{name}"' for pattern in _patterns(directive, directory) for name in expand(pattern)]
+        lines[directive.line - 1] = " ".join(["Include", *included]) if included else "#"
+    return "\n".join(lines)
+
+
 def render_value(keyword: str, value: Value) -> str:
     """A setting's value as sshd writes it: yes/no for a bool, words with a blank between them for a list."""
     if isinstance(value, bool):

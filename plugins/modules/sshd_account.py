@@ -14,11 +14,10 @@ author:
 description:
   - Owns one drop-in file of sshd's configuration, with a C(Match User) block for one account and, where wanted, global
     settings before it.
-  - Before anything is replaced, sshd itself reads the candidate together with the present configuration
-    (C(sshd -T -C user=…)). A setting that sshd does not know, or that would change something for another account, is
-    refused.
-  - Afterwards the effect on the account is read back from sshd. Where another line wins, all files are put back, and
-    the error names that line.
+  - Before anything is replaced, sshd itself reads the whole configuration as it will be (C(sshd -T -C user=…)). A setting
+    that sshd does not know, that would change something for another account, or that another line overrides is refused
+    with its name or that line, and nothing is changed.
+  - Afterwards the effect on the account is read back from sshd, and all files are put back where it is not there.
   - The service is not reloaded; let the task notify a handler.
 extends_documentation_fragment:
   - nixfleet.builders.attributes
@@ -137,8 +136,8 @@ def run(module: AnsibleModule) -> dict[str, object]:
     wanted: Texts = {account.path: text, account.config: main, account.aside: None}
     texts = {path: new for path, new in wanted.items() if new != files.read_text(path)}
     pending = files.Pending(module, params["pending"])
-    if text is not None and (texts or module.check_mode):
-        account.rehearse(text, settings, global_settings)
+    if text is not None and texts:
+        account.rehearse(text, main, settings, global_settings)
     include = "present" if main == account.main else ("added" if present else "removed")
     result: dict[str, object] = {
         "changed": bool(texts) or pending.waiting,

@@ -234,6 +234,20 @@ def test_a_value_that_sshd_says_in_other_words(host: Host) -> None:
     assert "ClientAliveInterval is 120" in host(settings)["msg"]
 
 
+def test_nothing_is_written_for_the_time_of_a_refusal(host: Host) -> None:
+    host()
+    (host.path.parent / "05-site.conf").write_text("Match User nixremote\nSetEnv PATH=/bin\n")
+    before = host.path.stat()
+    assert host({**SETTINGS, "MaxSessions": 65})["failed"] and host.path.stat() == before
+
+
+def test_a_former_file_does_not_get_in_the_way(host: Host) -> None:
+    host()
+    # Two lists of methods do not go together, wherever they stand.
+    host.path.write_text("Match User nixremote\nAuthenticationMethods any\n")
+    assert host()["changed"] and host.asked()["authenticationmethods"] == "publickey"
+
+
 @pytest.mark.parametrize("include", ["", "#", "Include /nowhere/*.conf\n#"])
 def test_an_include_that_is_missing(host: Host, include: str) -> None:
     text = include + host.include * bool(include) + host.rest
@@ -292,7 +306,7 @@ def test_a_former_file_that_sshd_no_longer_takes(host: Host) -> None:
     host()
     host.path.write_text("GoneOption yes\n")
     broken = host.files()
-    assert "GoneOption" in host({"PermitTTTY": False})["msg"] and host.files() == broken
+    assert "PermitTTTY" in host({"PermitTTTY": False})["msg"] and host.files() == broken
     assert host()["changed"] and host.asked()["permittty"] == "no"
     host.path.write_text("GoneOption yes\n")
     assert host.absent()["changed"] and host.asked()["permittty"] == "yes"
