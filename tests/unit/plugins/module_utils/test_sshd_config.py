@@ -165,7 +165,8 @@ def test_an_account_that_sshd_keeps_out_is_noticed(effective: dict[str, str], ba
 
 
 def test_spell_out_names_the_files_and_keeps_the_lines() -> None:
-    text = "# x\nInclude /etc/ssh/sshd_config.d/*.conf /etc/ssh/b\nInclude /etc/ssh/c\nMatch User git\n  Include sshd_config.d/1*\n"
+    text = "# x\nInclude /etc/ssh/sshd_config.d/*.conf /etc/ssh/b\nInclude /etc/ssh/c\nMatch User git\n"
+    text += "  Include sshd_config.d/1*\n"
     files = {"/etc/ssh/sshd_config.d/*.conf": ["/a b", DROP_IN], "/etc/ssh/b": ["/etc/ssh/b"]}
     spelled = sshd_config.spell_out(text, MAIN, [DROP_IN, "/nowhere"], lambda pattern: files.get(pattern, []))
     assert spelled == f'# x\nInclude "/a b" "{DROP_IN}" "/etc/ssh/b"\nInclude /etc/ssh/c\nMatch User git\n#\n'
