@@ -21,7 +21,11 @@ LOCKED = "*"
 
 COMMENT = "Nix builds for other hosts"
 
-_MARK = re.compile(r" nixfleet:\S+$")
+#: What the mark of a key says that is no client's; no host is called so.
+MORE = "+"
+
+_OURS = re.compile(r"restrict[ ,].* nixfleet:\S+$")
+_KEY = re.compile(r"(?<![^ ,])AAAA[A-Za-z0-9+/]+=*")
 _TYPE_FIRST = re.compile(r"(ssh|ecdsa|sk)-")
 
 
@@ -69,20 +73,26 @@ def options(now: Account | None, then: Account) -> list[str]:
 
 
 def own_lines(clients: t.Mapping[str, str], keys: t.Iterable[str]) -> list[str]:
-    """The lines for the clients' keys, by name, and for more keys, which may have options in front."""
+    """The lines for the clients' keys, by name, and for more keys, which may have options in front; each with our mark."""
     lines = [
         f"restrict {' '.join(key.split()[:2])} nixfleet:{client}"
         for client, key in sorted(clients.items(), key=lambda item: item[0].lower())
     ]
     stripped = [key.strip() for key in keys]
-    return lines + [f"restrict{' ' if _TYPE_FIRST.match(key) else ','}{key}" for key in stripped]
+    return lines + [f"restrict{' ' if _TYPE_FIRST.match(key) else ','}{key} nixfleet:{MORE}" for key in stripped]
 
 
-def foreign_lines(texts: t.Iterable[str], own: t.Container[str]) -> list[str]:
-    """The lines of some authorized_keys that somebody else wrote: neither in C(own) nor with the mark of a client."""
+def foreign_lines(texts: t.Iterable[str], own: t.Iterable[str]) -> list[str]:
+    """The lines of some authorized_keys that somebody else wrote: without our mark, and with no key that is in C(own).
+
+    So a client that was let in by hand has one line from then on, and goes when that one goes.
+    """
+    ours = {key for line in own for key in _KEY.findall(line)}
     lines = [line.strip() for text in texts for line in text.split("\n")]
     return [
-        line for line in dict.fromkeys(lines) if line and line[0] != "#" and line not in own and not _MARK.search(line)
+        line
+        for line in dict.fromkeys(lines)
+        if line and line[0] != "#" and not _OURS.match(line) and ours.isdisjoint(_KEY.findall(line))
     ]
 
 

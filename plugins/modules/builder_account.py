@@ -50,7 +50,8 @@ options:
   exclusive:
     description:
       - Whether other keys are removed.
-      - With V(false) the lines of others stay, also those in the home that the account had before.
+      - With V(false) the lines of others stay, also those in the home that the account had before. A line with one of the
+        keys that are given is replaced.
     type: bool
     default: true
   daemon_socket:

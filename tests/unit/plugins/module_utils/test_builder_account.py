@@ -64,17 +64,30 @@ def test_own_lines() -> None:
     assert own_lines(clients, keys) == [
         "restrict ssh-ed25519 AAAAa nixfleet:Alpha",
         "restrict ssh-ed25519 AAAAz nixfleet:zeta",
-        "restrict ssh-rsa AAAAr me",
-        'restrict,from="192.0.2.1" ssh-ed25519 AAAAf',
-        "restrict sk-ssh-ed25519@openssh.com AAAAs",
+        "restrict ssh-rsa AAAAr me nixfleet:+",
+        'restrict,from="192.0.2.1" ssh-ed25519 AAAAf nixfleet:+',
+        "restrict sk-ssh-ed25519@openssh.com AAAAs nixfleet:+",
     ]
 
 
 def test_foreign_lines() -> None:
-    own = ["restrict ssh-rsa AAAAr me"]
-    former = "# by hand\n\n  ssh-ed25519 AAAAh somebody \nrestrict ssh-rsa AAAAr me\nssh-rsa AAAA nixfleet:not this\n"
-    present = text([*own, "restrict ssh-ed25519 AAAAc nixfleet:gone", "ssh-ed25519 AAAAh somebody"])
-    assert foreign_lines([former, present], own) == ["ssh-ed25519 AAAAh somebody", "ssh-rsa AAAA nixfleet:not this"]
+    own = own_lines({"c1": "ssh-ed25519 AAAAc1"}, ["ssh-rsa AAAAr me"])
+    by_hand = [
+        "# by hand",
+        "",
+        "  ssh-ed25519 AAAAh somebody ",
+        "restrict ssh-rsa AAAAs nixfleet:not this",
+        "ssh-ed25519 AAAAo nixfleet:of-another-fleet",
+    ]
+    former = [*by_hand, "ssh-ed25519 AAAAc1 root@c1", 'from="192.0.2.1" ssh-rsa AAAAr me', "ssh-ed25519 AAAAc1x longer"]
+    gone = own_lines({"gone": "ssh-ed25519 AAAAg"}, ["ssh-ed25519 AAAAm no longer given"])
+    present = text([*own, *gone, "ssh-ed25519 AAAAh somebody"])
+    assert foreign_lines(["\n".join(former), present], own) == [
+        "ssh-ed25519 AAAAh somebody",
+        "restrict ssh-rsa AAAAs nixfleet:not this",
+        "ssh-ed25519 AAAAo nixfleet:of-another-fleet",
+        "ssh-ed25519 AAAAc1x longer",
+    ]
 
 
 def test_text() -> None:
