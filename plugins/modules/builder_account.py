@@ -101,19 +101,20 @@ kept:
   sample: 0
 """
 
+import functools
 import grp
 import os
 import pwd
-import shutil
 import stat
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nixfleet.builders.plugins.module_utils import builder_account, files
 from ansible_collections.nixfleet.builders.plugins.module_utils.builder_account import Account
+from ansible_collections.nixfleet.builders.plugins.module_utils.owned_tree import OwnedTree
 
 SHADOW = "/etc/shadow"
-ROOT = {"owner": "0", "group": "0"}
+ROOT = (0, 0)
 
 
 class AccountError(Exception):
@@ -160,66 +161,26 @@ def socket_group(directory: str) -> list[str]:
     return [] if status.st_mode & stat.S_IXOTH else [grp.getgrgid(status.st_gid).gr_name]
 
 
-class Changer:
-    """Brings things to the wanted state one by one, and remembers what it was: C(changed) and C(diff)."""
+class Change(OwnedTree):
+    """What is brought to the wanted state, one by one."""
 
     def __init__(self, module: AnsibleModule) -> None:
-        self._module = module
-        self.changed = False
-        self.diff: list[dict[str, t.Any]] = []
+        super().__init__(module, *ROOT)
+        self._run = module.run_command
+        self._path = functools.partial(module.get_bin_path, required=True)
+        self._check_mode = module.check_mode
 
-    def run(self, *argv: str) -> None:
+    def run(self, program: str, *args: str) -> None:
         """One of shadow's programs; AccountError with what it said."""
-        self.changed = True
-        self.diff.append({"prepared": f"{' '.join(argv)}\n"})
-        if self._module.check_mode:
+        self.note({"prepared": f"{' '.join((program, *args))}\n"})
+        if self._check_mode:
             return
-        rc, out, err = self._module.run_command([self._module.get_bin_path(argv[0], required=True), *argv[1:]])
+        rc, out, err = self._run([self._path(program), *args])
         if rc:
-            raise AccountError(f"{argv[0]} failed with status {rc}: {(err or out).strip()}")
-
-    def directory(self, path: str) -> None:
-        """A directory of root's which nobody can write, and those above it."""
-        if not os.path.isdir(path):
-            self.changed = True
-            self.diff.append(files.diff(path, None, "a directory\n"))
-            if self._module.check_mode:
-                return
-            self._make(path)
-            os.chmod(path, 0o555)
-        params = {**ROOT, "mode": 0o555, "follow": True}
-        arguments = self._module.load_file_common_arguments(params, path=path)
-        attributes: dict[str, t.Any] = {}
-        if self._module.set_fs_attributes_if_different(arguments, False, attributes):
-            self.changed = True
-            self.diff.append({"before_header": path, "after_header": path, **attributes})
-
-    def _make(self, path: str) -> None:
-        """A directory and those above it, 0755 whatever the umask."""
-        if not os.path.isdir(path):
-            self._make(os.path.dirname(path))
-            os.mkdir(path)
-            os.chmod(path, 0o755)
-
-    def keys(self, path: str, text: str) -> None:
-        """The authorized_keys. sshd reads it as the account."""
-        file = files.OwnedFile(self._module, path, 0o444, params={**ROOT, "mode": 0o444})
-        if text != file.before:
-            self.diff.append(files.diff(path, file.before, text))
-        file.put(text)
-        self.changed = self.changed or file.changed
-
-    def remove(self, path: str) -> None:
-        """A directory with all that is in it."""
-        if not os.path.lexists(path):
-            return
-        self.changed = True
-        self.diff.append(files.diff(path, "a directory\n", None))
-        if not self._module.check_mode:
-            (os.unlink if os.path.islink(path) else shutil.rmtree)(path)
+            raise AccountError(f"{program} failed with status {rc}: {(err or out).strip()}")
 
 
-def make(module: AnsibleModule, change: Changer) -> dict[str, t.Any]:
+def make(module: AnsibleModule, change: Change) -> dict[str, t.Any]:
     """The account with its group, home and keys."""
     params = module.params
     name, home = params["name"], params["home"]
@@ -237,9 +198,10 @@ def make(module: AnsibleModule, change: Changer) -> dict[str, t.Any]:
     if not has_group(name):
         change.run("groupadd", "--system", name)
     # Keys first: once the account has its new home, nothing leads to the former one, whose keys may be kept.
-    change.directory(home)
-    change.directory(os.path.dirname(path))
-    change.keys(path, builder_account.text([*lines, *kept]))
+    change.directory(home, 0o555)
+    change.directory(os.path.dirname(path), 0o555)
+    # sshd reads it as the account.
+    change.file(path, builder_account.text([*lines, *kept]), 0o444)
     options = builder_account.options(now, then)
     if now is None:
         change.run("useradd", "--system", "--no-create-home", *options, name)
@@ -249,7 +211,7 @@ def make(module: AnsibleModule, change: Changer) -> dict[str, t.Any]:
     return {"uid": made.uid if made else None, "kept": len(kept), "authorized_keys": path}
 
 
-def unmake(module: AnsibleModule, change: Changer) -> dict[str, t.Any]:
+def unmake(module: AnsibleModule, change: Change) -> dict[str, t.Any]:
     """Removes the account, its group and its home."""
     name, home = module.params["name"], module.params["home"]
     if read_account(name):
@@ -278,7 +240,7 @@ def main() -> None:
     home = module.params["home"]
     if not os.path.isabs(home) or os.path.dirname(os.path.normpath(home)) == "/":
         module.fail_json(msg=f"home {home!r} must be an absolute path of the account's own, below another directory")
-    change = Changer(module)
+    change = Change(module)
     try:
         result = (make if module.params["state"] == "present" else unmake)(module, change)
     except (AccountError, files.FileError, OSError) as error:

@@ -37,7 +37,7 @@ class Host:
         monkeypatch.setattr(builder_account.grp, "getgrall", lambda: list(self.groups.values()))
         monkeypatch.setattr(builder_account, "SHADOW", str(root / "shadow"))
         # The files are this user's, who need not be root.
-        monkeypatch.setattr(builder_account, "ROOT", {"owner": str(os.getuid()), "group": str(os.getgid())})
+        monkeypatch.setattr(builder_account, "ROOT", (os.getuid(), os.getgid()))
         (root / "shadow").write_text("root:!:1::::::\nnixremote:*:1::::::\n")
         programs = root / "bin"
         programs.mkdir()
