@@ -34,6 +34,9 @@ CONFIG_SHOW_SINCE: Version = (2, 20)
 #: Lix has the float speed of 2.20 and the comments of before 2.28.2, in whatever version (its libstore/machines.cc).
 LIX_READS_AS: Version = (2, 20)
 
+#: With it no program of Nix reads a file: one that is broken keeps even C(nix --version) from answering.
+NO_CONFIGURATION = {"NIX_CONF_DIR": "/nonexistent", "NIX_USER_CONF_FILES": "", "NIX_CONFIG": ""}
+
 
 class NixError(Exception):
     """A Nix command failed. C(stderr) is what it said, C(rc) its exit status."""
@@ -108,7 +111,7 @@ class Nix:
 
     def _identity(self) -> tuple[Version, str]:
         if self._version is None:
-            self._version = parse_identity(self.run("nix", "--version"))
+            self._version = parse_identity(self.run("nix", "--version", env=NO_CONFIGURATION))
         return self._version
 
     def argv(self, program: str, *args: str) -> list[str]:

@@ -174,9 +174,13 @@ def test_names_the_line_that_has_the_last_word(host: Host) -> None:
 
 
 @needs_nix
-def test_says_when_the_host_was_broken_before(host: Host) -> None:
+def test_says_when_the_host_was_broken_before(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.main.write_text("max-jobs = many\n")
     assert f"has already, which starts at {host.main}" in host()["msg"]
+    # As on a real host: not even 'nix --version' answers then.
+    with monkeypatch.context() as there:
+        there.setenv("NIX_CONF_DIR", str(host.main.parent))
+        assert f"has already, which starts at {host.main}" in host()["msg"]
     host.main.write_text("cores=2\n")
     assert f"{host.main}:1:8: the '='" in host()["msg"]
     host.main.write_text("include a.conf\n")
