@@ -191,7 +191,9 @@ def unpack(
         for path in [] if dry else missing:
             os.rename(os.path.join(staging, path), os.path.join(store, path))
     except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
-        raise TarballError(f"{name} cannot be read as a tar archive: {error}") from error
+        # What each compression had against the file would follow in more lines.
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise TarballError(f"{name} cannot be read as a tar archive: {reason}") from error
     finally:
         _remove(staging)
     return Contents(version, system, list(paths), missing, nix[0], reginfo)

@@ -131,7 +131,7 @@ def test_refused(root: Path, members: dict[str, t.Any], error: str) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"junk" * 999, pack(WHOLE).getvalue()[:200]])
 def test_broken(root: Path, content: bytes) -> None:
-    with pytest.raises(nix_tarball.TarballError, match="cannot be read"):
+    with pytest.raises(nix_tarball.TarballError, match="cannot be read as a tar archive: .*[a-z]$"):
         nix_tarball.unpack(io.BytesIO(content), "n", ["x86_64-linux"], str(root / "store"), str(root / ".nix_install"))
     assert os.listdir(root / "store") == []
 
