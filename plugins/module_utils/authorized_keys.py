@@ -22,7 +22,7 @@ _TYPE_FIRST = re.compile(r"(ssh|ecdsa|sk)-")
 
 
 def own_lines(clients: t.Mapping[str, str], keys: t.Iterable[str]) -> list[str]:
-    """The lines for the clients' keys, by name, and for more keys, which may have options in front; all have our mark."""
+    """The lines for the clients' keys, by name, and for more keys, which may have options in front; all marked."""
     lines = [
         f"restrict {' '.join(key.split()[:2])} nixfleet:{client}"
         for client, key in sorted(clients.items(), key=lambda item: item[0].lower())

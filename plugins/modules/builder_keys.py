@@ -12,8 +12,8 @@ version_added: 0.1.0
 author:
   - nixfleet.builders contributors (@nixfleet)
 description:
-  - Owns the C(authorized_keys) of a builder's account, with exactly the keys that are given, each with C(restrict) and a
-    mark that says whose it is.
+  - Owns the C(authorized_keys) of a builder's account, with exactly the keys that are given, each with C(restrict) and
+    a mark that says whose it is.
   - The file is root's and is replaced in one step; the account, as which sshd reads it, cannot write it.
 extends_documentation_fragment:
   - ansible.builtin.files
@@ -41,8 +41,8 @@ options:
     default: true
   account:
     description:
-      - An account whose present home may have such a file too. With O(exclusive=false) the lines of others in it are kept
-        as well, so run this before the account gets another home.
+      - An account whose present home may have such a file too. With O(exclusive=false) the lines of others in it are
+        kept as well, so run this before the account gets another home.
     type: str
   mode:
     default: "0444"
