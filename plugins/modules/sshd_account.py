@@ -15,8 +15,8 @@ description:
   - Owns one drop-in file of sshd's configuration, with a C(Match User) block for one account and, where wanted, global
     settings before it.
   - Before anything is replaced, sshd itself reads the whole configuration as it will be (C(sshd -T -C user=…)). A
-    setting that sshd does not know, that would change something for another account, or that another line overrides is refused
-    with its name or that line, and nothing is changed.
+    setting that sshd does not know, that would change something for another account, or that another line overrides
+    is refused with its name or that line, and nothing is changed.
   - Afterwards the effect on the account is read back from sshd, and all files are put back where it is not there.
   - The service is not reloaded; let the task notify a handler.
 extends_documentation_fragment:
