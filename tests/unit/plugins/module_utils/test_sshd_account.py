@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the drop-in goes and which line includes it. What sshd makes of it is tested with the module, on a real sshd."""
+"""Where the drop-in goes and which line includes it. What sshd makes of it, the tests of the module ask a real sshd."""
 
 from __future__ import annotations
 
