@@ -31,7 +31,7 @@ NIX_CONF = "/etc/nix/nix.conf"
 
 def lines(pattern: str) -> t.Callable[[bytes], bool]:
     """Whole lines only, each a comment, blank, or of this pattern, at least one of them."""
-    whole = re.compile(rf"((#[^\n]*|)\n)*(({pattern})\n((#[^\n]*|)\n)*)+".encode())
+    whole = re.compile(rf"(( *#[^\n]*|)\n)*(({pattern})\n(( *#[^\n]*|)\n)*)+".encode())
     return lambda data: bool(whole.fullmatch(data))
 
 
