@@ -124,6 +124,7 @@ def _run(argv: list[str], machines: str, notes: str, work: str, requests: list[b
     done = subprocess.run(
         # The hook of ssh:// hands descriptor 4 on to ssh as its log, and reads ssh's words from 5.
         ["sh", "-c", 'exec "$@" 4>/dev/null 5</dev/null', "sh", *argv, "3"],
+        check=False,
         input=_settings(settings) + b"".join(requests),
         capture_output=True,
         env=environment,
@@ -210,7 +211,7 @@ def ask(text: str, version: tuple[int, ...], argv: list[str], files: dict[str, s
             return answer
 
         mandatory = sorted({tuple(machine["mandatory_features"]) for machine in answer["machines"]})
-        _, messages = _run(argv, machines, notes, work, [_try("builtin", features) for features in mandatory])
+        _reply, messages = _run(argv, machines, notes, work, [_try("builtin", features) for features in mandatory])
         uris = re.findall(r"cannot build on '(.*?)': ", _plain("\n".join(messages)))
         calls = _notes(notes)
         for uri, (words, known_hosts) in zip(uris, calls):

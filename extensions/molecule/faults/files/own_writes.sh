@@ -1,6 +1,7 @@
 # shellcheck shell=sh
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck disable=SC2016  # the inner shells are to expand them
 # Run by the builder's account: tries to write to its own home and keys, and prints what it could. It must be able to write to /tmp.
 try() {
     if "$@" 2>/dev/null; then echo "could: $*"; fi

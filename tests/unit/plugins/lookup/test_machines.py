@@ -45,10 +45,8 @@ class Query(t.Protocol):
 
 @pytest.fixture
 def query() -> Query:
-    def run(
-        *terms: str, hostvars: t.Any = HOSTVARS, more: dict[str, t.Any] | None = None, **options: t.Any
-    ) -> list[t.Any]:
-        variables = {"groups": GROUPS, "hostvars": hostvars, **(more or {})}
+    def run(*terms: str, hostvars: t.Any = None, more: dict[str, t.Any] | None = None, **options: t.Any) -> list[t.Any]:
+        variables = {"groups": GROUPS, "hostvars": HOSTVARS if hostvars is None else hostvars, **(more or {})}
         loader = DataLoader()
         # By its directory: ansible's finder of collections does not work once another test has imported this one.
         lookup_loader.add_directory(str(Path(COLLECTIONS) / "ansible_collections/nixfleet/builders/plugins/lookup"))
@@ -163,6 +161,7 @@ def test_in_a_play_with_gathered_local_facts(tmp_path: Path) -> None:
         [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "inventory.yml", "play.yml"]
         + ["-e", json.dumps({"ansible_connection": "local", "ansible_python_interpreter": sys.executable})]
         + ["-e", "nix_builders_group={{ 'builders' }}"],
+        check=False,
         cwd=tmp_path,
         env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": COLLECTIONS, "ANSIBLE_LOCAL_TEMP": str(tmp_path / "tmp")},
         capture_output=True,

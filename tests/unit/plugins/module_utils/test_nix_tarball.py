@@ -62,9 +62,11 @@ def unpack(root: Path, members: dict[str, t.Any], dry: bool = False) -> nix_tarb
 
 def test_tree(tmp_path: Path) -> None:
     root = str(tmp_path / "nix")
-    assert nix_tarball.missing_tree(root) == [root if not name else f"{root}/{name}" for name, _ in nix_tarball.TREE]
+    assert nix_tarball.missing_tree(root) == [
+        root if not name else f"{root}/{name}" for name, _mode in nix_tarball.TREE
+    ]
     assert nix_tarball.make_tree(root, os.getegid()) == [
-        root if not name else f"{root}/{name}" for name, _ in nix_tarball.TREE
+        root if not name else f"{root}/{name}" for name, _mode in nix_tarball.TREE
     ]
     assert stat.S_IMODE(os.stat(f"{root}/store").st_mode) == 0o1775
     os.chmod(f"{root}/var", 0o700)

@@ -33,7 +33,8 @@ class Host:
     def __call__(self, name: str = "host-1", **options: t.Any) -> Result:
         result = self.run(signing_key, path=str(self.secret), name=name, **options)
         if self.secret.exists():
-            for part in {self.secret.read_text().partition(":")[2], self.secret.read_text().partition(":")[2][:40]}:
+            secret = self.secret.read_text().partition(":")[2]
+            for part in (secret, secret[:40]):
                 assert not part or part not in json.dumps(result)
         return result
 
