@@ -107,7 +107,7 @@ SUGGESTIONS = {
     "daemon_socket_permission": "add the account to the group of the daemon's socket, 'nix-users' on Debian "
     "(role nixfleet.builders.nix_builder does); 'ls -ld /nix/var/nix/daemon-socket' shows it",
     "daemon_unavailable": "start Nix's daemon: 'systemctl enable --now nix-daemon.socket' "
-    "(role nixfleet.builders.nix_install does)",
+    "(role nixfleet.builders.nix_install does, where it installed that Nix)",
     "bad_uri": "write the store like ssh-ng://user@host; a port or an IPv6 address there needs Nix 2.31 on this "
     "host, older versions take it from ssh's configuration",
     "unsupported": "use a Nix on both sides that supports this store, or enable the feature in experimental-features",
