@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import abc
 import collections
+import contextlib
 import fcntl
 import os
 import select
 import socket
 import subprocess
-import threading
 import time
 import typing as t
 
@@ -137,3 +137,270 @@ class Channel(abc.ABC):
         """What stderr said, for a message: empty or beginning with ": "."""
         tail = self.stderr_tail().strip()
         return f": {tail[-1000:]}" if tail else ""
+
+
+class FileChannel(Channel):
+    """A channel over file descriptors: a socket, or the pipes of a process.
+
+    read_end, write_end: may be the same. stderr: read whenever we wait, or None. All are owned from here on.
+    """
+
+    #: What one system call reads at most.
+    _READ = 1 << 20
+    #: How much may come in while we send, before we let the other end wait.
+    _EARLY = 64 << 20
+
+    def __init__(
+        self, name: str, read_end: int, write_end: int, stderr: int | None, idle_timeout: float | None = None
+    ) -> None:
+        super().__init__(name, idle_timeout)
+        self._read_end = read_end
+        self._write_end = write_end
+        self._stderr = stderr
+        self._tail = b""
+        self._buffer = bytearray(self._READ)
+        self._early: collections.deque[bytes] = collections.deque()
+        self._early_size = 0
+        self._at_end = False
+        self._aborted = False
+        self._closed = False
+        self._wake_read, self._wake_write = os.pipe()
+        for descriptor in (
+            read_end,
+            write_end,
+            self._wake_read,
+            self._wake_write,
+            *([] if stderr is None else [stderr]),
+        ):
+            os.set_blocking(descriptor, False)
+
+    def _receive(self) -> Buffer:
+        if self._early:
+            data = self._early.popleft()
+            self._early_size -= len(data)
+            return data
+        view = memoryview(self._buffer)
+        while not self._at_end:
+            try:
+                return view[: os.readv(self._read_end, [view])]
+            except BlockingIOError:
+                self._wait(reading=True, writing=False)
+            except ConnectionResetError:
+                self._at_end = True
+            except OSError as error:
+                raise ChannelError(self.name, f"cannot read: {error.strerror}{self._last_words()}") from error
+        return b""
+
+    def _ready(self) -> bool:
+        return bool(self._early) or self._at_end or bool(self._poll(True, False, 0.0))
+
+    def _send(self, buffers: list[Buffer]) -> None:
+        views = collections.deque(memoryview(buffer).cast("B") for buffer in buffers)
+        while views:
+            try:
+                sent = os.writev(self._write_end, [views[each] for each in range(min(len(views), 64))])
+            except BlockingIOError:
+                self._wait(reading=self._early_size < self._EARLY and not self._at_end, writing=True)
+                self._receive_early()
+                continue
+            except BrokenPipeError:
+                # What the other end said before it closed is worth more than this: _receive meets the end.
+                return
+            except OSError as error:
+                raise ChannelError(self.name, f"cannot write: {error.strerror}{self._last_words()}") from error
+            while sent:
+                if sent < len(views[0]):
+                    views[0] = views[0][sent:]
+                    break
+                sent -= len(views.popleft())
+            while views and not len(views[0]):
+                views.popleft()
+
+    def _receive_early(self) -> None:
+        """Takes what has come in while we send."""
+        if self._early_size >= self._EARLY or self._at_end:
+            return
+        try:
+            data = os.read(self._read_end, self._READ)
+        except OSError:
+            # Nothing there, or an error that _receive will meet again.
+            return
+        if data:
+            self._early.append(data)
+            self._early_size += len(data)
+        else:
+            self._at_end = True
+
+    def _wait(self, reading: bool, writing: bool) -> None:
+        """Waits until one of them is possible. stderr alone is no sign of life."""
+        limit = None if self.idle_timeout is None else time.monotonic() + self.idle_timeout
+        while True:
+            rest = None if limit is None else limit - time.monotonic()
+            if rest is not None and rest <= 0:
+                raise ChannelTimeout(
+                    self.name, f"the other end was silent for {self.idle_timeout:g} s" + self._last_words()
+                )
+            if self._poll(reading, writing, rest):
+                return
+
+    def _poll(self, reading: bool, writing: bool, seconds: float | None) -> bool:
+        """Whether within this time reading or writing is possible; collects stderr. Raises ChannelClosed."""
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        if self._stderr is not None:
+            poll.register(self._stderr, select.POLLIN)
+        wanted: dict[int, int] = {}
+        if reading:
+            wanted[self._read_end] = select.POLLIN
+        if writing:
+            wanted[self._write_end] = wanted.get(self._write_end, 0) | select.POLLOUT
+        for descriptor, mask in wanted.items():
+            poll.register(descriptor, mask)
+        # Rounded up: a timeout of half a millisecond is not "at once".
+        found = {descriptor for descriptor, _mask in poll.poll(None if seconds is None else -int(-seconds * 1000 // 1))}
+        if self._aborted:
+            raise ChannelClosed(self.name, "the connection was given up")
+        if self._stderr in found:
+            self._read_stderr()
+        return bool(found & wanted.keys())
+
+    def _read_stderr(self) -> None:
+        if self._stderr is None:
+            return
+        try:
+            while True:
+                data = os.read(self._stderr, 1 << 16)
+                if not data:
+                    os.close(self._stderr)
+                    self._stderr = None
+                    return
+                self._tail = (self._tail + data)[-STDERR_TAIL:]
+        except BlockingIOError:
+            return
+
+    def stderr_tail(self) -> str:
+        if not self._closed:
+            self._read_stderr()
+        return self._tail.decode("utf-8", "replace")
+
+    def abort(self) -> None:
+        self._aborted = True
+        # A closed channel has no wake pipe any more.
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"x")
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._read_stderr()
+        self._closed = True
+        self._aborted = True
+        descriptors = {self._read_end, self._write_end, self._wake_read, self._wake_write}
+        if self._stderr is not None:
+            descriptors.add(self._stderr)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+class ProcessChannel(FileChannel):
+    """A channel to a process that this starts, like nix-daemon --stdio."""
+
+    #: Seconds between asking a process to end and ending it.
+    _GRACE = 5.0
+    #: Capacity of a pipe, if the system lets us have it; Linux gives 64 KiB.
+    _PIPE = 1 << 20
+
+    def __init__(
+        self,
+        name: str,
+        argv: t.Sequence[str],
+        idle_timeout: float | None = None,
+        env: t.Mapping[str, str] | None = None,
+    ) -> None:
+        """C(env): the whole environment, or None for ours. Raises ChannelError where it cannot be started."""
+        try:
+            self._process = subprocess.Popen(  # pylint: disable=ansible-bad-function
+                list(argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                bufsize=0,
+            )
+        except OSError as error:
+            raise ChannelError(name, f"cannot start {argv[0]}: {error.strerror}") from error
+        ends = []
+        for pipe in (self._process.stdout, self._process.stdin, self._process.stderr):
+            if pipe is None:
+                raise ChannelError(name, "no pipe")
+            ends.append(os.dup(pipe.fileno()))
+            pipe.close()
+        for end in ends[:2]:
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(end, _SET_PIPE_SIZE, self._PIPE)
+        super().__init__(name, ends[0], ends[1], ends[2], idle_timeout)
+
+    def close(self) -> None:
+        """Also ends the process: its input ends, so that Nix stops what it builds for us."""
+        super().close()
+        if self._process.returncode is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(self._GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+#: fcntl.F_SETPIPE_SZ, which Python has since 3.10.
+_SET_PIPE_SIZE = 1031
+
+
+def open_socket(path: str, connect_timeout: float, idle_timeout: float | None = None) -> Channel:
+    """The daemon behind a socket. Raises ChannelError."""
+    name = f"nix-daemon at {path}"
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(connect_timeout)
+        sock.connect(path)
+        # Both help NARs, neither is needed.
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, 1 << 20)
+    except OSError as error:
+        sock.close()
+        raise ChannelError(name, f"cannot connect: {error.strerror or error}") from error
+    descriptor = sock.detach()
+    return FileChannel(name, descriptor, descriptor, None, idle_timeout)
+
+
+def daemon_socket(env: t.Mapping[str, str]) -> str:
+    """Where the daemon's socket is (globals.cc)."""
+    state = env.get("NIX_STATE_DIR", "/nix/var/nix")
+    return env.get("NIX_DAEMON_SOCKET_PATH") or f"{state}/daemon-socket/socket"
+
+
+def open_local(
+    store: str = "auto",
+    nix_daemon: str = "nix-daemon",
+    connect_timeout: float = 10.0,
+    idle_timeout: float | None = None,
+) -> Channel:
+    """The store of this host. Raises ChannelError.
+
+    C(store): "auto": the daemon where its socket answers, else for root the store itself without a daemon, else what
+    nix-daemon makes of it. "daemon": the daemon. Any other store URI: C(nix_daemon --stdio) opens it ("local", a path).
+    """
+    path = daemon_socket(os.environ)
+    if store in ("daemon", "unix"):
+        return open_socket(path, connect_timeout, idle_timeout)
+    if store.startswith("unix://"):
+        return open_socket(store[len("unix://") :], connect_timeout, idle_timeout)
+    if store == "auto":
+        try:
+            return open_socket(path, connect_timeout, idle_timeout)
+        except ChannelError:
+            if os.geteuid() != 0:
+                raise
+        store = "local"
+    return ProcessChannel(f"nix-daemon --stdio of {store}", [nix_daemon, "--stdio", "--store", store], idle_timeout)

@@ -410,7 +410,7 @@ class Options(t.NamedTuple):
     max_silent_time: int = 0
     verbose_build: int = 0
     use_substitutes: bool = True
-    overrides: t.Mapping[str, str] = {}  # noqa: RUF012
+    overrides: t.Mapping[str, str] = {}
 
 
 _OUTPUT: Codec[Output] = Record(Output, ("path", TEXT), ("hash_algo", TEXT), ("hash", TEXT))
@@ -453,10 +453,10 @@ SET_OPTIONS: Operation[Options, None] = Operation(
     ),
     NOTHING,
 )
-QUERY_PATH_INFO: Operation[str, t.Optional[PathInfo]] = Operation(
+QUERY_PATH_INFO: Operation[str, PathInfo | None] = Operation(
     "QueryPathInfo", 26, PATH, Maybe(Record(_without_path, *_UNKEYED))
 )
-QUERY_VALID_PATHS: Operation[ValidPathsRequest, t.Tuple[str, ...]] = Operation(
+QUERY_VALID_PATHS: Operation[ValidPathsRequest, tuple[str, ...]] = Operation(
     "QueryValidPaths", 31, Record(ValidPathsRequest, ("paths", PATHS), ("substitute", BOOL)), PATHS, patient=True
 )
 BUILD_DERIVATION: Operation[BuildDerivationRequest, BuildResult] = Operation(
@@ -470,7 +470,7 @@ ADD_SIGNATURES: Operation[SignaturesRequest, None] = Operation(
     "AddSignatures", 37, Record(SignaturesRequest, ("path", PATH), ("signatures", ListOf(PATH))), _DONE
 )
 NAR_FROM_PATH: Operation[str, None] = Operation("NarFromPath", 38, PATH, NOTHING, nar=True)
-QUERY_MISSING: Operation[t.Tuple[str, ...], Missing] = Operation(
+QUERY_MISSING: Operation[tuple[str, ...], Missing] = Operation(
     "QueryMissing",
     40,
     ListOf(TEXT),
@@ -484,7 +484,7 @@ QUERY_MISSING: Operation[t.Tuple[str, ...], Missing] = Operation(
     ),
     patient=True,
 )
-QUERY_DERIVATION_OUTPUT_MAP: Operation[str, t.Mapping[str, t.Optional[str]]] = Operation(
+QUERY_DERIVATION_OUTPUT_MAP: Operation[str, t.Mapping[str, str | None]] = Operation(
     "QueryDerivationOutputMap", 41, PATH, MapOf(TEXT, OPTIONAL_PATH)
 )
 ADD_MULTIPLE_TO_STORE: Operation[AddManyRequest, None] = Operation(
@@ -495,7 +495,7 @@ ADD_MULTIPLE_TO_STORE: Operation[AddManyRequest, None] = Operation(
     framed=True,
     patient=True,
 )
-BUILD_PATHS_WITH_RESULTS: Operation[BuildRequest, t.Tuple[KeyedBuildResult, ...]] = Operation(
+BUILD_PATHS_WITH_RESULTS: Operation[BuildRequest, tuple[KeyedBuildResult, ...]] = Operation(
     "BuildPathsWithResults", 46, _BUILD, ListOf(_RESULT), patient=True
 )
 ADD_PERM_ROOT: Operation[PermRootRequest, str] = Operation(
@@ -641,7 +641,7 @@ def _error(level: int, message: str, traces: tuple[Trace, ...]) -> RemoteError:
     return RemoteError(level, plain(message), [Trace(plain(trace.text)) for trace in traces])
 
 
-_FIELDS: Codec[t.Tuple[t.Union[int, str], ...]] = ListOf(_Field(), 1 << 16)
+_FIELDS: Codec[tuple[int | str, ...]] = ListOf(_Field(), 1 << 16)
 _TRACE: Codec[Trace] = Record(Trace, ("_have_position", Constant(0)), ("text", TEXT))
 #: A message is one of these numbers and its fields.
 _MESSAGES: t.Mapping[int, tuple[type, Codec[t.Any]]] = {

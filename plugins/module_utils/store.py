@@ -17,11 +17,17 @@ broken, and all that is still queued raises the same; after a RemoteError it goe
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import typing as t
 
 from ansible_collections.nixfleet.builders.plugins.module_utils import protocol
-from ansible_collections.nixfleet.builders.plugins.module_utils.channel import Buffer, Channel, ChannelError
+from ansible_collections.nixfleet.builders.plugins.module_utils.channel import (
+    Buffer,
+    Channel,
+    ChannelClosed,
+    ChannelError,
+)
 from ansible_collections.nixfleet.builders.plugins.module_utils.derivation import BasicDerivation
 from ansible_collections.nixfleet.builders.plugins.module_utils.protocol import (
     BuildMode,
@@ -33,7 +39,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.protocol import 
     PathInfo,
     RemoteError,
 )
-from ansible_collections.nixfleet.builders.plugins.module_utils.wire import WORD, ProtocolError, Reader, encode
+from ansible_collections.nixfleet.builders.plugins.module_utils.wire import WORD, Codec, ProtocolError, Reader, encode
 
 #: Bytes of requests that may be without a reply. A non-root nix-daemon --stdio passes bytes on with one thread (2.8 to
 #: 2.33: daemon.cc, forwardStdioConnection): with more of them than its socket holds it and the daemon would wait for
@@ -114,28 +120,43 @@ class Store:
 
     def valid_paths(self, paths: t.Iterable[str], substitute: bool = False) -> set[str]:
         """Those of the paths that are valid there; C(substitute): after fetching what its substituters have."""
+        request = protocol.ValidPathsRequest(tuple(sorted(set(paths))), substitute)
+        return set(self.queue(protocol.QUERY_VALID_PATHS, request).result()) if request.paths else set()
 
     def path_infos(self, paths: t.Iterable[str]) -> dict[str, PathInfo | None]:
         """What the store knows of each path, None where it is not valid. One round trip for some 600 paths."""
+        queued = {path: self.queue(protocol.QUERY_PATH_INFO, path) for path in paths}
+        return {path: with_path(path, pending.result()) for path, pending in queued.items()}
 
     def missing(self, targets: t.Iterable[str]) -> Missing:
         """What the store would build and fetch for these targets (protocol.derived_path)."""
+        return self.queue(protocol.QUERY_MISSING, tuple(targets)).result()
 
     def add_temp_roots(self, paths: t.Iterable[str]) -> None:
         """Protects paths, valid or not yet, from the garbage collector for as long as the connection lasts."""
+        for pending in [self.queue(protocol.ADD_TEMP_ROOT, path) for path in paths]:
+            pending.result()
 
     def ensure_path(self, path: str, on_event: OnEvent | None = None) -> None:
         """Makes a path valid by substitution. Raises RemoteError where nobody has it."""
+        self.queue(protocol.ENSURE_PATH, path, on_event).result()
 
     def output_map(self, drv_path: str) -> dict[str, str | None]:
         """The path of each output of a derivation that is valid there, None where not known yet."""
+        return dict(self.queue(protocol.QUERY_DERIVATION_OUTPUT_MAP, drv_path).result())
 
-    def add_signatures(self, path: str, signatures: t.Iterable[str]) -> None: ...
+    def add_signatures(self, path: str, signatures: t.Iterable[str]) -> None:
+        """Adds signatures to a valid path; the store must trust us."""
+        request = protocol.SignaturesRequest(path, tuple(sorted(signatures)))
+        self.queue(protocol.ADD_SIGNATURES, request).result()
 
     def add_indirect_root(self, link: str) -> None:
         """Makes a symbolic link on the store's host, which the caller has made, a root."""
+        self.queue(protocol.ADD_INDIRECT_ROOT, link).result()
 
-    def set_options(self, options: Options) -> None: ...
+    def set_options(self, options: Options) -> None:
+        """Changes settings of this connection."""
+        self.queue(protocol.SET_OPTIONS, options).result()
 
     def build_derivation(
         self,
@@ -148,11 +169,16 @@ class Store:
 
         A failed build is a result, no exception.
         """
+        request = protocol.BuildDerivationRequest(drv_path, derivation, mode)
+        return self.queue(protocol.BUILD_DERIVATION, request, on_event).result()
 
     def build_paths(
         self, targets: t.Iterable[str], on_event: OnEvent | None = None, mode: BuildMode = BuildMode.NORMAL
     ) -> dict[str, BuildResult]:
         """Builds or substitutes targets (protocol.derived_path) with all they need; the results by target."""
+        request = protocol.BuildRequest(tuple(targets), mode)
+        results = self.queue(protocol.BUILD_PATHS_WITH_RESULTS, request, on_event).result()
+        return {each.target: each.result for each in results}
 
     def nars(self, infos: t.Iterable[PathInfo], verify: bool = True) -> t.Iterator[tuple[PathInfo, t.Iterator[Buffer]]]:
         """Each path with its NAR in pieces, nar_size bytes in all; requests go out ahead. Fits add_many.
@@ -161,6 +187,28 @@ class Store:
         DamagedNar behind the last piece where the hash is another; needless where another store takes the NAR, which
         checks it. A caller that stops early breaks the store.
         """
+        ahead: collections.deque[tuple[PathInfo, Pending[None]]] = collections.deque()
+        rest = iter(infos)
+        more = True
+        finished = False
+        try:
+            while more or ahead:
+                while more and (not ahead or self._outstanding < NAR_WINDOW):
+                    info = next(rest, None)
+                    more = info is not None
+                    if info is not None:
+                        ahead.append((info, self._queue(protocol.NAR_FROM_PATH, info.path, None)))
+                if ahead:
+                    info, pending = ahead.popleft()
+                    self._until_next_is(pending)
+                    pieces = self._nar(info, pending, verify)
+                    yield info, pieces
+                    for _piece in pieces:
+                        pass
+            finished = True
+        finally:
+            if not finished and self._broken is None and (ahead or self._waiting):
+                self._break(ChannelError(self.channel.name, "a NAR was not read to its end"))
 
     def queue_add_many(
         self,
@@ -174,6 +222,40 @@ class Store:
         The server's messages are read meanwhile. What the items raise is raised here once the stream is ended; the
         store goes on, and has the paths before that one.
         """
+        request = protocol.AddManyRequest(repair=False, dont_check_signatures=not check_signatures)
+        pending = self._queue(protocol.ADD_MULTIPLE_TO_STORE, request, on_event)
+        frames = _Frames(self.channel, lambda: self._notice(pending))
+        try:
+            with self._breaking():
+                frames.add(count.to_bytes(WORD, "little"))
+            sent = 0
+            for info, pieces in items:
+                sent += 1
+                size = 0
+                with self._breaking():
+                    frames.add(encode(protocol.PATH_INFO, info, self.version))
+                for piece in pieces:
+                    size += len(piece)
+                    with self._breaking():
+                        frames.add(piece)
+                if size != info.nar_size:
+                    raise ValueError(f"the NAR of {info.path} has {size} bytes instead of {info.nar_size}")
+            if sent != count:
+                raise ValueError(f"{sent} paths instead of {count}")
+        except Exception:
+            if self._broken is None:
+                # The server finds the stream too short, says so, and is ready for the next request.
+                with self._breaking():
+                    frames.end()
+                with contextlib.suppress(RemoteError):
+                    pending.result()
+            raise
+        except BaseException:
+            self._break(ChannelError(self.channel.name, "interrupted while it was written to"))
+            raise
+        with self._breaking():
+            frames.end()
+        return pending
 
     def add_many(
         self,
@@ -183,8 +265,12 @@ class Store:
         on_event: OnEvent | None = None,
     ) -> None:
         """As queue_add_many, and waits. Raises RemoteError where a path was refused."""
+        self.queue_add_many(count, items, check_signatures, on_event).result()
 
     def close(self) -> None:
+        """Ends the connection; what is queued raises ChannelClosed. Never raises."""
+        if self._broken is None:
+            self._break(ChannelClosed(self.channel.name, "the connection was closed by us"))
         self.channel.close()
 
     # -------------------------------------------------------------------------------------------- the queue
@@ -195,8 +281,208 @@ class Store:
         Where too much is without a reply, replies to earlier ones are read first. on_event gets the operation's log
         lines and progress, in this thread, while some result() reads them.
         """
+        if operation.framed or operation.nar:
+            raise ValueError(f"{operation.name} has a method of its own")
+        return self._queue(operation, request, on_event)
 
     def wait_for(self, pending: Pending[t.Any]) -> None:
         """Sends what is queued and reads replies up to this one's."""
+        while not pending.done:
+            self._advance()
 
-    def _shake_hands(self) -> None: ...
+    @property
+    def broken(self) -> bool:
+        """Whether the connection is of no more use."""
+        return self._broken is not None
+
+    def _queue(self, operation: Operation[_Q, _A], request: _Q, on_event: OnEvent | None) -> Pending[_A]:
+        if self._broken is not None:
+            raise self._broken
+        data = protocol.request_bytes(operation, request, self.version)
+        if self._waiting and self._outstanding + len(data) > WINDOW:
+            while self._waiting and self._outstanding + len(data) > WINDOW // 2:
+                self._advance()
+        with self._breaking():
+            self.channel.write(data)
+        pending = Pending(self, operation, on_event, len(data))
+        self._waiting.append(pending)
+        self._outstanding += len(data)
+        return pending
+
+    def _advance(self) -> None:
+        """Sends what is queued and reads the next reply."""
+        pending = self._start_reading()
+        if pending.operation.nar:
+            raise RuntimeError("a reply was asked for while a NAR before it was not read")
+        with self._breaking(pending):
+            message = self._messages(pending)
+            if isinstance(message, RemoteError):
+                self._settle(pending, None, message)
+            else:
+                self._settle(pending, protocol.within(pending.operation.name, pending.operation.reply, self._reader))
+
+    def _start_reading(self) -> Pending[t.Any]:
+        """The operation whose messages come next, with all requests sent."""
+        if self._broken is not None:
+            raise self._broken
+        pending = self._waiting[0]
+        with self._breaking(pending):
+            self.channel.idle_timeout = self._patience if pending.operation.patient else self._timeout
+            self.channel.flush()
+        return pending
+
+    def _messages(self, pending: Pending[t.Any]) -> protocol.Last | RemoteError:
+        """Reads an operation's messages up to the end."""
+        while True:
+            message = protocol.within(pending.operation.name, protocol.MESSAGE, self._reader)
+            if isinstance(message, (protocol.Last, RemoteError)):
+                return message
+            if pending.on_event is not None:
+                pending.on_event(message)
+
+    def _settle(self, pending: Pending[t.Any], value: object, error: Exception | None = None) -> None:
+        if isinstance(error, RemoteError):
+            error.operation = pending.operation.name
+        self._waiting.popleft()
+        self._outstanding -= pending.size
+        pending.settle(value, error)
+
+    @contextlib.contextmanager
+    def _breaking(self, pending: Pending[t.Any] | None = None) -> t.Iterator[None]:
+        """Whatever is raised within leaves the connection in the middle of something."""
+        try:
+            yield
+        except Exception as error:
+            self._break(error)
+            raise
+        except BaseException:
+            self._break(ChannelError(self.channel.name, "interrupted"))
+            raise
+
+    def _break(self, error: Exception) -> None:
+        """No more use is made of the connection."""
+        self._broken = error
+        while self._waiting:
+            self._settle(self._waiting[0], None, error)
+
+    # -------------------------------------------------------------------------------------------- streams
+
+    def _until_next_is(self, pending: Pending[t.Any]) -> None:
+        """Reads the replies before this one's."""
+        while self._start_reading() is not pending:
+            self._advance()
+
+    def _nar(self, info: PathInfo, pending: Pending[None], verify: bool) -> t.Iterator[Buffer]:
+        """The pieces of the NAR that comes next."""
+        with self._breaking(pending):
+            message = self._messages(pending)
+            if isinstance(message, RemoteError):
+                raise message
+            begin = self.channel.read(WORD)
+            if begin != _NAR_BEGIN:
+                raise self._no_nar(begin)
+            if info.nar_size < WORD:
+                raise ProtocolError(f"{info.path} has a NAR of {info.nar_size} bytes", self._reader.offset)
+        digest = hashlib.sha256(begin)
+        yield begin
+        rest = info.nar_size - WORD
+        while rest:
+            with self._breaking(pending):
+                piece = self.channel.read_some(rest)
+            rest -= len(piece)
+            if verify:
+                digest.update(piece)
+            yield piece
+        self._reader.offset += info.nar_size
+        self._settle(pending, None)
+        if verify and digest.hexdigest() != info.nar_hash:
+            raise DamagedNar(info.path)
+
+    def _no_nar(self, begin: bytes) -> Exception:
+        """What came instead of a NAR: an error too late for its place (daemon.cc, processConnection), or rubbish."""
+        number = int.from_bytes(begin, "little")
+        if number == protocol.ERROR:
+            message = protocol.MESSAGE.read_after(number, self._reader)
+            if isinstance(message, RemoteError):
+                message.operation = protocol.NAR_FROM_PATH.name
+                return message
+        error = ProtocolError(f"{number:#x} is no beginning of a NAR", self._reader.offset)
+        error.operation = protocol.NAR_FROM_PATH.name
+        return error
+
+    def _notice(self, pending: Pending[None]) -> None:
+        """Reads what the server says while a stream to it is under way."""
+        while self.channel.readable():
+            if self._start_reading() is not pending:
+                self._advance()
+                continue
+            message = protocol.within(pending.operation.name, protocol.MESSAGE, self._reader)
+            if isinstance(message, RemoteError):
+                # It did not wait for the end of the stream: what it would make of the rest nobody knows.
+                message.operation = pending.operation.name
+                raise message
+            if isinstance(message, protocol.Last):
+                error = ProtocolError("the end of a stream was confirmed before it was sent", self._reader.offset)
+                error.operation = pending.operation.name
+                raise error
+            if pending.on_event is not None:
+                pending.on_event(message)
+
+    def _shake_hands(self) -> None:
+        """protocol.py says what is exchanged."""
+        with self._breaking():
+            self.channel.idle_timeout = self._timeout
+            self._say(protocol.CLIENT_HELLO, protocol.Hello(protocol.NEWEST))
+            theirs = protocol.within("the handshake", protocol.SERVER_HELLO, self._reader).version
+            self.version = self._reader.version = protocol.agree(theirs)
+            self._say(protocol.CLIENT_GREETING, protocol.Greeting())
+            info = protocol.within("the handshake", protocol.SERVER_INFO, self._reader)
+            self.nix_version = info.nix_version
+            self.trusted = info.trusted
+            while True:
+                message = protocol.within("the handshake", protocol.MESSAGE, self._reader)
+                if isinstance(message, RemoteError):
+                    raise message
+                if isinstance(message, protocol.Last):
+                    return
+
+    def _say(self, codec: Codec[_A], value: _A) -> None:
+        self.channel.write(encode(codec, value, self._reader.version))
+        self.channel.flush()
+
+
+def with_path(path: str, info: PathInfo | None) -> PathInfo | None:
+    """A reply of QueryPathInfo with the path that was asked for."""
+    return None if info is None else info._replace(path=path)
+
+
+class _Frames:
+    """Cuts a stream into frames: small pieces are gathered, large ones sent as they are.
+
+    C(notice) is called after each frame.
+    """
+
+    def __init__(self, channel: Channel, notice: t.Callable[[], None]) -> None:
+        self._channel = channel
+        self._notice = notice
+        self._gathered = bytearray()
+
+    def add(self, piece: Buffer) -> None:
+        if len(piece) < FRAME // 4:
+            self._gathered += piece
+            if len(self._gathered) >= FRAME:
+                self._send()
+        elif len(piece):
+            self._send(piece)
+
+    def end(self) -> None:
+        """The rest, and the end of the stream; it goes out with the next flush."""
+        if self._gathered:
+            self._channel.write(len(self._gathered).to_bytes(WORD, "little"), self._gathered)
+        self._channel.write(bytes(WORD))
+
+    def _send(self, piece: Buffer = b"") -> None:
+        gathered, self._gathered = self._gathered, bytearray()
+        self._channel.write((len(gathered) + len(piece)).to_bytes(WORD, "little"), gathered, piece)
+        self._channel.flush()
+        self._notice()

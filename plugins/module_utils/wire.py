@@ -14,7 +14,7 @@ from __future__ import annotations
 import typing as t
 
 #: The version of a protocol, major and minor, as both ends agreed on it.
-Version = t.Tuple[int, int]
+Version = tuple[int, int]
 
 WORD = 8
 #: The longest text that is read, in bytes: an error with a log in it, an environment variable of a derivation.
@@ -204,7 +204,7 @@ class Maybe(Codec[t.Optional[_T]]):
         return self._item.read(source) if BOOL.read(source) else None
 
 
-class ListOf(Codec[t.Tuple[_T, ...]]):
+class ListOf(Codec[tuple[_T, ...]]):
     """A count and as many items. Sets are lists that their writer sorts."""
 
     def __init__(self, item: Codec[_T], limit: int = MAX_ITEMS) -> None:
@@ -287,8 +287,8 @@ BOOL: Codec[bool] = _Bool()
 NOTHING: Codec[None] = _Nothing()
 TEXT: Codec[str] = Text()
 PATH: Codec[str] = Text(MAX_PATH)
-PATHS: Codec[t.Tuple[str, ...]] = ListOf(PATH)
-OPTIONAL_PATH: Codec[t.Optional[str]] = Optional(PATH)
+PATHS: Codec[tuple[str, ...]] = ListOf(PATH)
+OPTIONAL_PATH: Codec[str | None] = Optional(PATH)
 
 
 def encode(codec: Codec[_T], value: _T, version: Version) -> bytes:
