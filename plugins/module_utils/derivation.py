@@ -200,7 +200,8 @@ def _value(text: str) -> str:
 def _kind(path: str, outputs: t.Mapping[str, Output]) -> str:
     kinds = {_output_kind(output) for output in outputs.values()}
     if len(kinds) != 1:
-        raise _damaged(path, f"its outputs are of several kinds: {', '.join(sorted(kinds))}" if kinds else "no output")
+        several = f"its outputs are of several kinds: {', '.join(sorted(kinds))}"
+        raise _damaged(path, several if kinds else "it has no output")
     kind = kinds.pop()
     if kind == FIXED and list(outputs) != ["out"]:
         raise _damaged(path, "a fixed-output derivation has one output, and that is 'out'")
