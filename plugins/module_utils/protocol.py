@@ -14,6 +14,7 @@ before it has the reply: the server answers in order.
 from __future__ import annotations
 
 import enum
+import io
 import json
 import re
 import typing as t
@@ -110,8 +111,12 @@ PATH_INFO: Codec[PathInfo] = Record(PathInfo, ("path", PATH), *_UNKEYED)
 
 
 def _without_path(**fields: t.Any) -> PathInfo:
-    """The reply of QueryPathInfo does not repeat the path: C(path) is "" and for the caller to fill in."""
+    """The reply of QueryPathInfo does not repeat the path."""
     return PathInfo(path="", **fields)
+
+
+def _with_path(path: str, info: PathInfo | None) -> PathInfo | None:
+    return None if info is None else info._replace(path=path)
 
 
 class BuildStatus(enum.IntEnum):
@@ -177,8 +182,7 @@ class BuildResult(t.NamedTuple):
     def outputs(self) -> dict[str, str]:
         """The base name of each output's path by the output's name. Raises ProtocolError.
 
-        On the wire the key is "HASH!NAME" and the value JSON with "outPath" (realisation.cc). 2.8.0 leaves it empty
-        where no content-addressed derivation is involved.
+        On the wire the key is "HASH!NAME" and the value JSON with "outPath" (realisation.cc).
         """
         found = {}
         for key, text in self.built_outputs.items():
@@ -328,6 +332,7 @@ def _dotted(version: Version) -> str:
 class Operation(t.Generic[_Q, _A]):
     """One operation. framed: after the request comes a stream in frames. nar: instead of the reply comes a NAR, whose
     length is not told. patient: the server may be silent for as long as a build or a download takes.
+    complete: adds to a reply what only the request says, on the end that has both.
     """
 
     name: str
@@ -337,6 +342,7 @@ class Operation(t.Generic[_Q, _A]):
     framed: bool = False
     nar: bool = False
     patient: bool = False
+    complete: t.Callable[[_Q, _A], _A] | None = None
 
 
 class ValidPathsRequest(t.NamedTuple):
@@ -454,7 +460,7 @@ SET_OPTIONS: Operation[Options, None] = Operation(
     NOTHING,
 )
 QUERY_PATH_INFO: Operation[str, PathInfo | None] = Operation(
-    "QueryPathInfo", 26, PATH, Maybe(Record(_without_path, *_UNKEYED))
+    "QueryPathInfo", 26, PATH, Maybe(Record(_without_path, *_UNKEYED)), complete=_with_path
 )
 QUERY_VALID_PATHS: Operation[ValidPathsRequest, tuple[str, ...]] = Operation(
     "QueryValidPaths", 31, Record(ValidPathsRequest, ("paths", PATHS), ("substitute", BOOL)), PATHS, patient=True
@@ -561,7 +567,7 @@ class RemoteError(Exception):
 
 
 class Note(t.NamedTuple):
-    """A line for the user, warnings among them."""
+    """A text for the user, warnings among them; with colours and line ends."""
 
     text: str
 
@@ -680,6 +686,30 @@ ERROR = _NUMBERS[RemoteError]
 Message = t.Union[Event, Last, RemoteError]
 
 
+#: How the bytes of an error begin.
+ERROR_BEGIN = b"".join(number.to_bytes(WORD, "little") for number in (ERROR, len("Error"))) + b"Error"
+
+
+def late_error(data: bytes) -> RemoteError | None:
+    """The error within bytes that should have been a NAR's: a server that fails while it sends one has no other place
+    for it, and then closes the connection (daemon.cc, processConnection).
+    """
+    stream = io.BytesIO(data)
+    stream.seek(max(data.rfind(ERROR_BEGIN), 0))
+
+    def read(size: int) -> bytes:
+        part = stream.read(size)
+        if len(part) < size:
+            raise ProtocolError("the end", 0)
+        return part
+
+    try:
+        message = MESSAGE.read(Reader(read, NEWEST))
+    except ProtocolError:
+        return None
+    return message if isinstance(message, RemoteError) else None
+
+
 class _Message(Codec[Message]):
     def write(self, out: Writer, value: Message) -> None:
         if isinstance(value, LogLine):
@@ -693,10 +723,7 @@ class _Message(Codec[Message]):
         _MESSAGES[number][1].write(out, value)
 
     def read(self, source: Reader) -> Message:
-        return self.read_after(source.word(), source)
-
-    def read_after(self, number: int, source: Reader) -> Message:
-        """The message whose number has been read."""
+        number = source.word()
         if number not in _MESSAGES:
             raise ProtocolError(f"{number:#x} is no message", source.offset - WORD)
         value: Message = _MESSAGES[number][1].read(source)

@@ -11,7 +11,7 @@ round trip, and queue() lets a caller put several operations into one:
     if build.result().success: ... infos[0].result() ...
 
 A Store belongs to one thread; channel.abort() ends it from another one. After a ProtocolError or a ChannelError it is
-broken, and all that is still queued raises the same; after a RemoteError it goes on.
+broken, and all that is still queued raises the same; after a RemoteError it goes on, unless it came for a NAR.
 """
 
 from __future__ import annotations
@@ -54,11 +54,14 @@ OnEvent = t.Callable[[Event], None]
 
 _Q = t.TypeVar("_Q")
 _A = t.TypeVar("_A")
-_NAR_BEGIN = len("nix-archive-1").to_bytes(WORD, "little")
+#: How much of a NAR's end is looked through for an error.
+_TAIL = 4 << 10
 
 
 class DamagedNar(Exception):
-    """A NAR's content does not fit its hash: damaged in the store or on the way. The connection can be used further."""
+    """A NAR's content does not fit its hash: damaged in the store or on the way. The connection is of no more use: the
+    NAR may have another size, too.
+    """
 
     def __init__(self, path: str) -> None:
         super().__init__(f"{path} arrived with another content than its NAR hash says")
@@ -68,9 +71,12 @@ class DamagedNar(Exception):
 class Pending(t.Generic[_A]):
     """An operation that is queued or under way."""
 
-    def __init__(self, store: Store, operation: Operation[t.Any, _A], on_event: OnEvent | None, size: int) -> None:
+    def __init__(
+        self, store: Store, operation: Operation[_Q, _A], request: _Q, on_event: OnEvent | None, size: int
+    ) -> None:
         self._store = store
-        self.operation = operation
+        self.operation: Operation[t.Any, _A] = operation
+        self.request = request
         self.on_event = on_event
         self.size = size
         self._done = False
@@ -126,7 +132,7 @@ class Store:
     def path_infos(self, paths: t.Iterable[str]) -> dict[str, PathInfo | None]:
         """What the store knows of each path, None where it is not valid. One round trip for some 600 paths."""
         queued = {path: self.queue(protocol.QUERY_PATH_INFO, path) for path in paths}
-        return {path: with_path(path, pending.result()) for path, pending in queued.items()}
+        return {path: pending.result() for path, pending in queued.items()}
 
     def missing(self, targets: t.Iterable[str]) -> Missing:
         """What the store would build and fetch for these targets (protocol.derived_path)."""
@@ -304,7 +310,7 @@ class Store:
                 self._advance()
         with self._breaking():
             self.channel.write(data)
-        pending = Pending(self, operation, on_event, len(data))
+        pending = Pending(self, operation, request, on_event, len(data))
         self._waiting.append(pending)
         self._outstanding += len(data)
         return pending
@@ -319,7 +325,9 @@ class Store:
             if isinstance(message, RemoteError):
                 self._settle(pending, None, message)
             else:
-                self._settle(pending, protocol.within(pending.operation.name, pending.operation.reply, self._reader))
+                operation = pending.operation
+                reply = protocol.within(operation.name, operation.reply, self._reader)
+                self._settle(pending, operation.complete(pending.request, reply) if operation.complete else reply)
 
     def _start_reading(self) -> Pending[t.Any]:
         """The operation whose messages come next, with all requests sent."""
@@ -361,7 +369,8 @@ class Store:
 
     def _break(self, error: Exception) -> None:
         """No more use is made of the connection."""
-        self._broken = error
+        if self._broken is None:
+            self._broken = error
         while self._waiting:
             self._settle(self._waiting[0], None, error)
 
@@ -377,37 +386,36 @@ class Store:
         with self._breaking(pending):
             message = self._messages(pending)
             if isinstance(message, RemoteError):
+                message.operation = pending.operation.name
                 raise message
-            begin = self.channel.read(WORD)
-            if begin != _NAR_BEGIN:
-                raise self._no_nar(begin)
-            if info.nar_size < WORD:
-                raise ProtocolError(f"{info.path} has a NAR of {info.nar_size} bytes", self._reader.offset)
-        digest = hashlib.sha256(begin)
-        yield begin
-        rest = info.nar_size - WORD
-        while rest:
-            with self._breaking(pending):
-                piece = self.channel.read_some(rest)
-            rest -= len(piece)
-            if verify:
-                digest.update(piece)
-            yield piece
-        self._reader.offset += info.nar_size
-        self._settle(pending, None)
-        if verify and digest.hexdigest() != info.nar_hash:
-            raise DamagedNar(info.path)
+            digest = hashlib.sha256()
+            tail = b""
+            rest = info.nar_size
+            while rest:
+                try:
+                    piece = self.channel.read_some(rest)
+                except ChannelClosed as error:
+                    raise self._late_error(tail) or error from error
+                rest -= len(piece)
+                if verify:
+                    digest.update(piece)
+                tail = (tail + piece[-_TAIL:])[-_TAIL:]
+                yield piece
+            self._reader.offset += info.nar_size
+            if verify and digest.hexdigest() != info.nar_hash:
+                raise self._late_error(tail) or DamagedNar(info.path)
+            self._settle(pending, None)
 
-    def _no_nar(self, begin: bytes) -> Exception:
-        """What came instead of a NAR: an error too late for its place (daemon.cc, processConnection), or rubbish."""
-        number = int.from_bytes(begin, "little")
-        if number == protocol.ERROR:
-            message = protocol.MESSAGE.read_after(number, self._reader)
-            if isinstance(message, RemoteError):
-                message.operation = protocol.NAR_FROM_PATH.name
-                return message
-        error = ProtocolError(f"{number:#x} is no beginning of a NAR", self._reader.offset)
-        error.operation = protocol.NAR_FROM_PATH.name
+    def _late_error(self, tail: bytes) -> RemoteError | None:
+        """The error in the bytes of a NAR and what follows them."""
+        if protocol.ERROR_BEGIN not in tail:
+            return None
+        with contextlib.suppress(ChannelError):
+            while len(tail) < 2 * _TAIL:
+                tail += self.channel.read_some(_TAIL)
+        error = protocol.late_error(tail)
+        if error is not None:
+            error.operation = protocol.NAR_FROM_PATH.name
         return error
 
     def _notice(self, pending: Pending[None]) -> None:
@@ -449,11 +457,6 @@ class Store:
     def _say(self, codec: Codec[_A], value: _A) -> None:
         self.channel.write(encode(codec, value, self._reader.version))
         self.channel.flush()
-
-
-def with_path(path: str, info: PathInfo | None) -> PathInfo | None:
-    """A reply of QueryPathInfo with the path that was asked for."""
-    return None if info is None else info._replace(path=path)
 
 
 class _Frames:
