@@ -111,9 +111,7 @@ def _local_refusals(local: LocalMachine, required: Requirements) -> list[Refusal
     if missing:
         found.append(Refusal(MISSING_FEATURES, _missing_text(missing, "system-features of its Nix")))
     if not local.max_jobs:
-        found.append(
-            Refusal(NO_JOBS, "builds nothing, as no local jobs are allowed: raise local_jobs, or its max-jobs")
-        )
+        found.append(Refusal(NO_JOBS, "builds nothing, as it is allowed no jobs: raise local_jobs, or its max-jobs"))
     return found
 
 
@@ -126,11 +124,15 @@ def _missing_text(missing: t.AbstractSet[str], where: str) -> str:
     return text
 
 
+#: A candidate and why it does not take a derivation.
+Refused = tuple[Candidate, list[Refusal]]
+
+
 class Route(t.NamedTuple):
     """Who takes a derivation: candidates in Nix's order, and each other one with its reasons, in the order given."""
 
     takers: list[Candidate]
-    refused: list[tuple[Candidate, list[Refusal]]]
+    refused: list[Refused]
 
 
 def route(candidates: t.Iterable[Candidate], required: Requirements, own_system: str = "") -> Route:
@@ -178,10 +180,7 @@ def unroutable(
 
 
 def _block(
-    system: str,
-    features: t.AbstractSet[str],
-    names: t.Sequence[str],
-    refused: t.Sequence[tuple[Candidate, list[Refusal]]],
+    system: str, features: t.AbstractSet[str], names: t.Sequence[str], refused: t.Sequence[Refused]
 ) -> list[str]:
     """One requirement that nobody meets."""
     wish = f"system {system}" + (
