@@ -24,6 +24,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.derivation impor
 from ansible_collections.nixfleet.builders.plugins.module_utils.error_text import shown
 from ansible_collections.nixfleet.builders.plugins.module_utils.wire import (
     BOOL,
+    LOG,
     NOTHING,
     NUMBER,
     OPTIONAL_PATH,
@@ -196,7 +197,7 @@ class BuildResult(t.NamedTuple):
 BUILD_RESULT: Codec[BuildResult] = Record(
     BuildResult,
     ("status", _Status()),
-    ("error", TEXT),
+    ("error", LOG),
     ("times_built", NUMBER),
     ("non_deterministic", BOOL),
     ("start_time", NUMBER),
@@ -544,7 +545,7 @@ def within(operation: str, codec: Codec[_A], source: Reader) -> _A:
 
 
 class Trace(t.NamedTuple):
-    """One "while doing ..." of an error, the innermost last."""
+    """One "while doing ..." of an error, as sent."""
 
     text: str
 
@@ -552,15 +553,20 @@ class Trace(t.NamedTuple):
 class RemoteError(Exception):
     """The store refused or failed an operation. The connection can be used further.
 
-    level: 0 is an error. message: Nix's text, without colours. traces: see Trace. operation: its name.
+    level: 0 is an error. raw: Nix's text as sent. traces: see Trace. operation: its name, filled in by who knows it.
     """
 
-    def __init__(self, level: int, message: str, traces: t.Sequence[Trace] = ()) -> None:
-        super().__init__(level, message, traces)
+    def __init__(self, level: int, raw: str, traces: t.Sequence[Trace] = ()) -> None:
+        super().__init__(level, raw, traces)
         self.level = level
-        self.message = message
+        self.raw = raw
         self.traces = tuple(traces)
         self.operation = ""
+
+    @property
+    def message(self) -> str:
+        """Nix's text without colours."""
+        return plain(self.raw)
 
     def __str__(self) -> str:
         return f"{self.operation}: {self.message}" if self.operation else self.message
@@ -640,18 +646,14 @@ class _Field(Codec[t.Union[int, str]]):
         kind = source.word()
         if kind > 1:
             raise ProtocolError(f"{kind} is no type of a field", source.offset - WORD)
-        return TEXT.read(source) if kind else NUMBER.read(source)
-
-
-def _error(level: int, message: str, traces: tuple[Trace, ...]) -> RemoteError:
-    return RemoteError(level, plain(message), [Trace(plain(trace.text)) for trace in traces])
+        return LOG.read(source) if kind else NUMBER.read(source)
 
 
 _FIELDS: Codec[tuple[int | str, ...]] = ListOf(_Field(), 1 << 16)
-_TRACE: Codec[Trace] = Record(Trace, ("_have_position", Constant(0)), ("text", TEXT))
+_TRACE: Codec[Trace] = Record(Trace, ("_have_position", Constant(0)), ("text", LOG))
 #: A message is one of these numbers and its fields.
 _MESSAGES: t.Mapping[int, tuple[type, Codec[t.Any]]] = {
-    0x6F6C6D67: (Note, Record(Note, ("text", TEXT))),
+    0x6F6C6D67: (Note, Record(Note, ("text", LOG))),
     0x53545254: (
         Started,
         Record(
@@ -659,7 +661,7 @@ _MESSAGES: t.Mapping[int, tuple[type, Codec[t.Any]]] = {
             ("activity", NUMBER),
             ("level", NUMBER),
             ("kind", NUMBER),
-            ("text", TEXT),
+            ("text", LOG),
             ("fields", _FIELDS),
             ("parent", NUMBER),
         ),
@@ -670,11 +672,11 @@ _MESSAGES: t.Mapping[int, tuple[type, Codec[t.Any]]] = {
     0x63787470: (
         RemoteError,
         Record(
-            _error,
+            RemoteError,
             ("_type", Label("Error")),
             ("level", NUMBER),
             ("_name", Label("Error")),
-            ("message", TEXT),
+            ("raw", LOG),
             ("_have_position", Constant(0)),
             ("traces", ListOf(_TRACE, 1 << 16)),
         ),

@@ -17,8 +17,11 @@ import typing as t
 Version = tuple[int, int]
 
 WORD = 8
-#: The longest text that is read, in bytes: an error with a log in it, an environment variable of a derivation.
-MAX_TEXT = 64 << 20
+#: The longest text that is read, in bytes: an environment variable of a derivation.
+MAX_TEXT = 16 << 20
+#: What is kept of a text out of a build, in bytes, and how long it may be: Nix has no limit for a line of a log.
+KEPT_LOG = 256 << 10
+MAX_LOG = 1 << 30
 #: The longest path, in bytes. Nix allows 211 for a name in the store; the store's directory comes before it.
 MAX_PATH = 4096
 #: The most items in one list.
@@ -82,15 +85,26 @@ class Reader:
             raise ProtocolError(f"{number} {what}, more than the {limit} that are taken", self.offset - WORD)
         return number
 
-    def blob(self, limit: int) -> bytes:
-        """The next text as bytes."""
+    def blob(self, limit: int, keep: int | None = None) -> bytes:
+        """The next text as bytes; C(keep): of a longer one only the beginning."""
         size = self.length(limit, "bytes of text")
         padded = size + -size % WORD
+        if keep is not None and size > keep:
+            return self._beginning(padded, keep)
         data = self.read(padded)
         self.offset += padded
         if padded != size and any(data[size:]):
             raise ProtocolError("the filling after a text is not zero", self.offset - (padded - size))
         return data[:size]
+
+
+    def _beginning(self, size: int, keep: int) -> bytes:
+        data = self.read(keep)
+        self.offset += size
+        size -= keep
+        while size:
+            size -= len(self.read(min(size, keep)))
+        return data
 
 
 class Codec(t.Generic[_T]):
@@ -147,10 +161,11 @@ class Constant(Codec[None]):
 
 
 class Text(Codec[str]):
-    """A text of at most C(limit) bytes."""
+    """A text of at most C(limit) bytes. C(keep): where it is longer, its beginning is read and the rest skipped."""
 
-    def __init__(self, limit: int = MAX_TEXT) -> None:
+    def __init__(self, limit: int = MAX_TEXT, keep: int | None = None) -> None:
         self._limit = limit
+        self._keep = keep
 
     def write(self, out: Writer, value: str) -> None:
         data = value.encode("utf-8", "surrogateescape")
@@ -160,7 +175,7 @@ class Text(Codec[str]):
         out.data += bytes(-size % WORD)
 
     def read(self, source: Reader) -> str:
-        return source.blob(self._limit).decode("utf-8", "surrogateescape")
+        return source.blob(self._limit, self._keep).decode("utf-8", "surrogateescape")
 
 
 class Label(Codec[None]):
@@ -286,6 +301,7 @@ NUMBER: Codec[int] = _Number()
 BOOL: Codec[bool] = _Bool()
 NOTHING: Codec[None] = _Nothing()
 TEXT: Codec[str] = Text()
+LOG: Codec[str] = Text(MAX_LOG, KEPT_LOG)
 PATH: Codec[str] = Text(MAX_PATH)
 PATHS: Codec[tuple[str, ...]] = ListOf(PATH)
 OPTIONAL_PATH: Codec[str | None] = Optional(PATH)
