@@ -1,33 +1,58 @@
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Moves store paths from one store to another, streamed through us, and knows what is on the way to whom.
+"""Moves store paths from one store to another, streamed through us.
 
-One thread, one copy, no sharing:
-
+    infos: Infos = {}
     copied = copy(source, destination, closure(source, paths, infos), infos)
 
-Many threads that fill one store, each path once:
-
-    with presence.lease(paths) as lease:
-        # Nobody else carries lease.mine; all the others of the paths are there.
-        copy(source, destination, lease.mine, infos, on_arrived=lease.arrived)
-
-A lease is taken before connections are borrowed, and never while another one is held: who waits must hold nothing
-that somebody else needs to go on.
+Where many threads fill one store, presence.py sees to it that each path travels once.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import heapq
+import re
+import threading
 import typing as t
 
-from ansible_collections.nixfleet.builders.plugins.module_utils.protocol import PathInfo
-from ansible_collections.nixfleet.builders.plugins.module_utils.store import OnEvent, Store
+from ansible_collections.nixfleet.builders.plugins.module_utils import protocol
+from ansible_collections.nixfleet.builders.plugins.module_utils.channel import Buffer, ChannelError
+from ansible_collections.nixfleet.builders.plugins.module_utils.protocol import PathInfo, RemoteError
+from ansible_collections.nixfleet.builders.plugins.module_utils.store import (
+    DamagedNar,
+    OnEvent,
+    Pending,
+    Store,
+)
+from ansible_collections.nixfleet.builders.plugins.module_utils.wire import ProtocolError
 
-#: What the paths' infos are kept in between calls: paths never change, so one for all stores is enough.
+#: Bytes that wait between the thread that reads and the one that writes.
+BUFFER = 8 << 20
+#: What is handed from one to the other at once, about.
+CHUNK = 256 << 10
+#: One AddMultipleToStore holds at most this many bytes and paths (or one path): its paths are known to have arrived
+#: when it ends, and it is only then that the destination says what it refuses (daemon.cc, FramedSource).
+BATCH_BYTES = 32 << 20
+BATCH_PATHS = 500
+#: Bytes of NARs already asked for that are read and thrown away, where the destination fails, to keep the source.
+DRAIN = 32 << 20
+#: Seconds that this may take.
+DRAIN_SECONDS = 5.0
+
+#: What one store knows of its paths. Not to be used with another store: two builders that built the same path may
+#: have made different files.
 Infos = dict[str, PathInfo]
-#: Is told which paths have become (or are found to be) valid at the destination.
+#: Is told which paths have become, or were found to be, valid at the destination.
 OnArrived = t.Callable[[t.Collection[str]], None]
+
+#: What a store raises.
+STORE_ERRORS = (ChannelError, ProtocolError, RemoteError, DamagedNar)
+
+_UNSIGNED = "lacks a signature by a trusted key"
+_QUOTED = re.compile(r"'([^'\s]+)'")
 
 
 class TransferError(Exception):
@@ -46,22 +71,124 @@ class TransferError(Exception):
         self.at_source = at_source
 
 
+class Plan(t.NamedTuple):
+    """What a copy has to move, references first, and which of the paths are there."""
+
+    order: tuple[PathInfo, ...]
+    present: frozenset[str]
+
+    @property
+    def nar_bytes(self) -> int:
+        return sum(info.nar_size for info in self.order)
+
+
 class Copied(t.NamedTuple):
-    """What a copy did. paths: those that moved, references first. nar_bytes: their size. present: how many were there."""
+    """What a copy did. paths: those that moved, references first. nar_bytes: their size. present: as in Plan."""
 
     paths: tuple[str, ...]
     nar_bytes: int
-    present: int
+    present: frozenset[str]
+
+
+# ---------------------------------------------------------------------------------------------------- what to move
 
 
 def closure(store: Store, paths: t.Iterable[str], infos: Infos) -> set[str]:
-    """The paths and all they refer to, all valid in the store.
+    """The paths and all that they refer to.
 
-    Infos that are not known are asked for, one round trip for each level, and added; these paths are then protected
-    from the garbage collector for as long as the connection lasts. Raises TransferError for a path that is not valid,
-    and what Store raises.
+    Infos that are not known are asked for, one round trip for each level, and added; from then on the store protects
+    these paths from its garbage collector for as long as the connection lasts. Raises TransferError for a path that
+    is not valid, and what the store raises.
     """
-    raise NotImplementedError
+    found: set[str] = set()
+    level = set(paths)
+    while level:
+        _learn(store, level, infos, store.channel.name)
+        found |= level
+        level = {reference for path in level for reference in infos[path].references} - found
+    return found
+
+
+def plan(source: Store, destination: Store, paths: t.Iterable[str], infos: Infos, *, substitute: bool = False) -> Plan:
+    """What copy() would move. C(substitute) has the destination fetch what its own substituters have.
+
+    Both stores protect the paths from their garbage collectors for as long as the connections last. Raises
+    TransferError.
+    """
+    wanted = set(paths)
+    known = {reference for path in wanted & infos.keys() for reference in infos[path].references}
+    asked = wanted | known
+    with _blaming(source, destination, at_source=False):
+        valid = _protected_valid(destination, asked, substitute)
+    missing = wanted - valid
+    with _blaming(source, destination, at_source=True):
+        _learn(source, missing, infos, destination.channel.name)
+    needed = {reference for path in missing for reference in infos[path].references} - missing
+    with _blaming(source, destination, at_source=False):
+        valid |= _protected_valid(destination, needed - asked, substitute)
+    for path in sorted(missing):
+        lacking = sorted(set(infos[path].references) - missing - valid)
+        if lacking:
+            reason = f"it refers to {lacking[0]}, which is not there and not among the paths to copy; copy the closure"
+            raise TransferError(path, source.channel.name, destination.channel.name, reason, at_source=False)
+    try:
+        order = sort_references_first([infos[path] for path in missing])
+    except ValueError as error:
+        raise TransferError(None, source.channel.name, destination.channel.name, str(error), at_source=True) from error
+    return Plan(tuple(order), frozenset(wanted & valid))
+
+
+def sort_references_first(infos: t.Iterable[PathInfo]) -> list[PathInfo]:
+    """Each path after those it refers to; of those that may be next the smallest, so that it does not wait for long.
+
+    Raises ValueError where paths refer to each other in a circle, which no store allows.
+    """
+    by_path = {info.path: info for info in infos}
+    users: dict[str, list[str]] = collections.defaultdict(list)
+    lacking: dict[str, int] = {}
+    for path, info in by_path.items():
+        references = (set(info.references) & by_path.keys()) - {path}
+        lacking[path] = len(references)
+        for reference in references:
+            users[reference].append(path)
+    ready = [(by_path[path].nar_size, path) for path, count in lacking.items() if not count]
+    heapq.heapify(ready)
+    order: list[PathInfo] = []
+    while ready:
+        _size, path = heapq.heappop(ready)
+        order.append(by_path[path])
+        for user in users[path]:
+            lacking[user] -= 1
+            if not lacking[user]:
+                heapq.heappush(ready, (by_path[user].nar_size, user))
+    if len(order) != len(by_path):
+        circle = sorted(by_path.keys() - {info.path for info in order})
+        raise ValueError(f"these refer to each other in a circle, or to such paths: {', '.join(circle[:5])}")
+    return order
+
+
+def _learn(store: Store, paths: t.Iterable[str], infos: Infos, destination: str) -> None:
+    """Asks for the infos that are not known, and protects those paths."""
+    unknown = sorted(set(paths) - infos.keys())
+    queued = []
+    for path in unknown:
+        store.queue(protocol.ADD_TEMP_ROOT, path)
+        queued.append(store.queue(protocol.QUERY_PATH_INFO, path))
+    for path, pending in zip(unknown, queued):
+        info = pending.result()
+        if info is None:
+            raise TransferError(path, store.channel.name, destination, "it is not valid there", at_source=True)
+        infos[path] = info
+
+
+def _protected_valid(store: Store, paths: set[str], substitute: bool) -> set[str]:
+    """Those that are valid. First all are protected, so that none is gone when the answer is here."""
+    for path in sorted(paths):
+        store.queue(protocol.ADD_TEMP_ROOT, path)
+    return store.valid_paths(paths, substitute)
+
+
+# ---------------------------------------------------------------------------------------------------- moving it
 
 
 def copy(
@@ -77,48 +204,237 @@ def copy(
 ) -> Copied:
     """Makes the paths valid at the destination; what they refer to must be among them, or be there.
 
-    Asks the destination once what it has (C(substitute): after its own substituters were asked), the source once for
-    infos that are not in C(infos) (which is filled), and sends the rest, small paths first as far as their references
-    allow. Both stores protect the paths from their garbage collectors for as long as the connections last.
-    C(check_signatures=False) only helps where the destination trusts us. C(on_event) gets the destination's events.
-
-    Both stores are in use until it returns; the source's side runs in a thread of its own. Raises TransferError (its
-    cause is what the store raised); then C(broken) of each store tells whether its connection can be used further.
+    Asks the destination once what it has, the source once for infos that are not in C(infos), and sends the rest,
+    small paths first as far as their references allow; see plan() and carry() for the options. Raises TransferError.
     """
-    raise NotImplementedError
+    planned = plan(source, destination, paths, {} if infos is None else infos, substitute=substitute)
+    if on_arrived and planned.present:
+        on_arrived(planned.present)
+    carry(
+        source,
+        destination,
+        planned.order,
+        check_signatures=check_signatures,
+        on_arrived=on_arrived,
+        on_event=on_event,
+    )
+    return Copied(tuple(info.path for info in planned.order), planned.nar_bytes, planned.present)
 
 
-class Presence:
-    """What one store is known to have and what is on its way there; for many threads.
+def carry(
+    source: Store,
+    destination: Store,
+    order: t.Sequence[PathInfo],
+    *,
+    check_signatures: bool = False,
+    on_arrived: OnArrived | None = None,
+    on_event: OnEvent | None = None,
+) -> None:
+    """Sends paths in the order of a Plan. The destination takes a path whole or not at all, and checks its hash.
 
-    Good for as long as somebody holds roots at that store (a connection that copied or asked): a path that is only
-    known may be collected as garbage. forget() when that connection is gone.
+    C(check_signatures=False) only helps where the destination trusts us. C(on_arrived) is told of them in batches,
+    C(on_event) gets the destination's events; both are called in this thread.
+
+    Both stores are in use until it returns; a thread of its own reads the source. Raises TransferError, whose cause is
+    what the store raised; C(broken) of each store then tells whether its connection can be used further.
     """
-
-    def known(self, paths: t.Iterable[str]) -> set[str]:
-        """Those of the paths that are there for certain."""
-        raise NotImplementedError
-
-    def add(self, paths: t.Iterable[str]) -> None:
-        """These are there: built there, or found there."""
-        raise NotImplementedError
-
-    def forget(self) -> None:
-        """Nothing is known any more; what is on its way stays so."""
-        raise NotImplementedError
-
-    def lease(self, paths: t.Iterable[str]) -> t.ContextManager[Lease]:
-        """Waits until each of the paths is known, or is ours to carry; at the end, what has not arrived is handed over
-        to the one who has waited longest for it.
-        """
-        raise NotImplementedError
+    if not order:
+        return
+    reader = _SourceReader(source, order)
+    sending = _Sending(destination, check_signatures, on_arrived, on_event)
+    try:
+        with _blaming(source, destination, at_source=False):
+            for batch in _batches(order):
+                sending.send(batch, reader)
+            sending.finish()
+    finally:
+        reader.stop()
 
 
-class Lease:
-    """Paths that one thread carries. mine: still to be carried."""
+@contextlib.contextmanager
+def _blaming(source: Store, destination: Store, at_source: bool) -> t.Iterator[None]:
+    """Turns what a store raises into a TransferError."""
+    try:
+        yield
+    except _SourceError as error:
+        raise TransferError(
+            error.path, source.channel.name, destination.channel.name, str(error.cause), at_source=True
+        ) from error.cause
+    except RemoteError as error:
+        path, reason = _explained(error)
+        raise TransferError(path, source.channel.name, destination.channel.name, reason, at_source) from error
+    except (ChannelError, ProtocolError, DamagedNar) as error:
+        raise TransferError(None, source.channel.name, destination.channel.name, str(error), at_source) from error
 
-    mine: set[str]
 
-    def arrived(self, paths: t.Collection[str]) -> None:
-        """These are there now; who waits for them goes on."""
-        raise NotImplementedError
+def _explained(error: RemoteError) -> tuple[str | None, str]:
+    """The path that a store complains of, and what it says with what mends it."""
+    quoted = _QUOTED.search(error.message)
+    path = quoted.group(1) if quoted and "/" in quoted.group(1) else None
+    if _UNSIGNED not in error.message:
+        return path, str(error)
+    return path, (
+        "it lacks a signature by a key that the destination trusts. Sign it where it is "
+        "(module nixfleet.builders.store_sign) and have that key in trusted-public-keys of the destination, or let the "
+        "destination trust the account that copies (trusted-users) and do not have signatures checked"
+    )
+
+
+def _batches(order: t.Sequence[PathInfo]) -> t.Iterator[list[PathInfo]]:
+    """The paths in their order, in groups for one AddMultipleToStore each."""
+    batch: list[PathInfo] = []
+    size = 0
+    for info in order:
+        if batch and (size + info.nar_size > BATCH_BYTES or len(batch) == BATCH_PATHS):
+            yield batch
+            batch, size = [], 0
+        batch.append(info)
+        size += info.nar_size
+    yield batch
+
+
+class _Sending:
+    """The destination's side: batches go out one behind the other, their replies are read as they come."""
+
+    def __init__(
+        self, store: Store, check_signatures: bool, on_arrived: OnArrived | None, on_event: OnEvent | None
+    ) -> None:
+        self._store = store
+        self._check_signatures = check_signatures
+        self._on_arrived = on_arrived
+        self._on_event = on_event
+        self._under_way: collections.deque[tuple[Pending[None], list[PathInfo]]] = collections.deque()
+
+    def send(self, batch: list[PathInfo], reader: _SourceReader) -> None:
+        """Sends a batch. Raises what the store raises, and _SourceError."""
+        pending = self._store.queue_add_many(
+            len(batch), self._items(batch, reader), self._check_signatures, self._on_event
+        )
+        self._under_way.append((pending, batch))
+
+    def finish(self) -> None:
+        """Waits for all replies."""
+        while self._under_way:
+            self._next()
+
+    def _items(self, batch: list[PathInfo], reader: _SourceReader) -> t.Iterator[tuple[PathInfo, t.Iterator[Buffer]]]:
+        for info in batch:
+            # A refusal of an earlier batch ends this one.
+            while self._under_way and self._under_way[0][0].done:
+                self._next()
+            yield info, reader.take(info.nar_size)
+
+    def _next(self) -> None:
+        pending, batch = self._under_way.popleft()
+        pending.result()
+        if self._on_arrived:
+            self._on_arrived([info.path for info in batch])
+
+
+class _SourceError(Exception):
+    """The source failed while this path was read."""
+
+    def __init__(self, path: str, cause: Exception) -> None:
+        super().__init__(path, cause)
+        self.path = path
+        self.cause = cause
+
+
+class _Stopped(Exception):
+    """Nobody wants what is read any more."""
+
+
+class _SourceReader:
+    """The source's side: a thread that reads NARs, one behind the other, into a buffer with a limit."""
+
+    def __init__(self, store: Store, order: t.Sequence[PathInfo]) -> None:
+        self._store = store
+        self._order = order
+        self._changed = threading.Condition()
+        self._chunks: collections.deque[bytes | bytearray] = collections.deque()
+        self._waiting = 0
+        self._asked = 0
+        self._read = 0
+        self._stopping = False
+        self._ended = False
+        self._error: _SourceError | None = None
+        self._chunk = memoryview(b"")
+        self._thread = threading.Thread(target=self._run, name=f"NARs from {store.channel.name}", daemon=True)
+        self._thread.start()
+
+    # The caller's thread.
+
+    def take(self, size: int) -> t.Iterator[Buffer]:
+        """The next bytes, in pieces. Raises _SourceError."""
+        while size:
+            if not self._chunk:
+                self._chunk = memoryview(self._next_chunk())
+            piece = self._chunk[:size]
+            self._chunk = self._chunk[len(piece) :]
+            size -= len(piece)
+            yield piece
+
+    def _next_chunk(self) -> bytes | bytearray:
+        with self._changed:
+            while not self._chunks and not self._ended:
+                self._changed.wait()
+            if not self._chunks:
+                raise self._error or RuntimeError("more was taken than the NARs have")
+            chunk = self._chunks.popleft()
+            self._waiting -= len(chunk)
+            self._changed.notify_all()
+            return chunk
+
+    def stop(self) -> None:
+        """Ends the thread. Where much of what the source was asked for is still to come, the source breaks."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(DRAIN_SECONDS)
+        if self._thread.is_alive():
+            self._store.channel.abort()
+            self._thread.join()
+
+    # The thread.
+
+    def _run(self) -> None:
+        done = 0
+        gathered = bytearray()
+        try:
+            # The destination checks the hashes.
+            for _info, pieces in self._store.nars(self._wanted(), verify=False):
+                for piece in pieces:
+                    self._read += len(piece)
+                    gathered += piece
+                    if len(gathered) >= CHUNK:
+                        self._put(gathered)
+                        gathered = bytearray()
+                done += 1
+        except _Stopped:
+            self._store.close()
+        except Exception as error:
+            self._error = _SourceError(self._order[min(done, len(self._order) - 1)].path, error)
+        finally:
+            with self._changed:
+                self._chunks.append(gathered)
+                self._waiting += len(gathered)
+                self._ended = True
+                self._changed.notify_all()
+
+    def _wanted(self) -> t.Iterator[PathInfo]:
+        for info in self._order:
+            if self._stopping:
+                return
+            self._asked += info.nar_size
+            yield info
+
+    def _put(self, chunk: bytearray) -> None:
+        with self._changed:
+            while self._waiting >= BUFFER and not self._stopping:
+                self._changed.wait()
+            if not self._stopping:
+                self._chunks.append(chunk)
+                self._waiting += len(chunk)
+                self._changed.notify_all()
+            elif self._asked - self._read > DRAIN:
+                raise _Stopped
