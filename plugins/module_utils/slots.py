@@ -30,6 +30,8 @@ UPLOAD_LOCK_TIMEOUT = 15 * 60.0
 
 #: From then on C(daemon) and C(local) are named so, before as the URI they stand for (store-reference.cc).
 _WORDS_SINCE: Version = (2, 32)
+#: From then on the path of a store is percent-encoded in its URI (store-reference.cc).
+_ENCODED_PATHS_SINCE: Version = (2, 34)
 #: The longest wait between two looks at a lock.
 _LOOK_EVERY = 0.05
 
@@ -79,7 +81,8 @@ def rendered(uri: str, nix_version: Version) -> str:
         if params or nix_version < _WORDS_SINCE:
             base = {"daemon": "unix://", "local": "local://"}[base]
     elif "://" not in base:
-        base = "local://" + os.path.normpath(os.path.join("/", base))
+        path = os.path.normpath(os.path.join("/", base))
+        base = "local://" + (quote(path, safe="/:@") if nix_version >= _ENCODED_PATHS_SINCE else path)
     elif nix_version >= store_uri.PORT_SINCE:
         base = _authority(base)
     if not params:
