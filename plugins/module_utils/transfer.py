@@ -72,22 +72,15 @@ class TransferError(Exception):
 
 
 class Plan(t.NamedTuple):
-    """What a copy has to move, references first, and which of the paths are there."""
+    """What a copy has to move, references first; which of the paths are there, and which were fetched there for it."""
 
     order: tuple[PathInfo, ...]
     present: frozenset[str]
+    substituted: frozenset[str]
 
     @property
     def nar_bytes(self) -> int:
         return sum(info.nar_size for info in self.order)
-
-
-class Copied(t.NamedTuple):
-    """What a copy did. paths: those that moved, references first. nar_bytes: their size. present: as in Plan."""
-
-    paths: tuple[str, ...]
-    nar_bytes: int
-    present: frozenset[str]
 
 
 # ---------------------------------------------------------------------------------------------------- what to move
@@ -109,23 +102,31 @@ def closure(store: Store, paths: t.Iterable[str], infos: Infos) -> set[str]:
     return found
 
 
-def plan(source: Store, destination: Store, paths: t.Iterable[str], infos: Infos, *, substitute: bool = False) -> Plan:
+def plan(
+    source: Store,
+    destination: Store,
+    paths: t.Iterable[str],
+    infos: Infos | None = None,
+    *,
+    substitute: bool = False,
+) -> Plan:
     """What copy() would move. C(substitute) has the destination fetch what its own substituters have.
 
     Both stores protect the paths from their garbage collectors for as long as the connections last. Raises
     TransferError.
     """
+    infos = {} if infos is None else infos
     wanted = set(paths)
     known = {reference for path in wanted & infos.keys() for reference in infos[path].references}
     asked = wanted | known
     with _blaming(source, destination, at_source=False):
-        valid = _protected_valid(destination, asked, substitute)
-    missing = wanted - valid
+        present, substituted = _find(destination, asked, substitute)
+    missing = wanted - present - substituted
     with _blaming(source, destination, at_source=True):
         _learn(source, missing, infos, destination.channel.name)
     needed = {reference for path in missing for reference in infos[path].references} - missing
     with _blaming(source, destination, at_source=False):
-        valid |= _protected_valid(destination, needed - asked, substitute)
+        valid = present.union(substituted, *_find(destination, needed - asked, substitute))
     for path in sorted(missing):
         lacking = sorted(set(infos[path].references) - missing - valid)
         if lacking:
@@ -135,7 +136,29 @@ def plan(source: Store, destination: Store, paths: t.Iterable[str], infos: Infos
         order = sort_references_first([infos[path] for path in missing])
     except ValueError as error:
         raise TransferError(None, source.channel.name, destination.channel.name, str(error), at_source=True) from error
-    return Plan(tuple(order), frozenset(wanted & valid))
+    return Plan(tuple(order), frozenset(wanted & present), frozenset(wanted & substituted))
+
+
+def plan_closure(source: Store, destination: Store, paths: t.Iterable[str], *, substitute: bool = False) -> Plan:
+    """As plan(), for the paths with all that they refer to. What is there has all of that, and is not looked into."""
+    wanted = set(paths)
+    with _blaming(source, destination, at_source=False):
+        present, substituted = _find(destination, wanted, substitute)
+    infos: Infos = {}
+    with _blaming(source, destination, at_source=True):
+        rest = closure(source, wanted - present - substituted, infos)
+    planned = plan(source, destination, rest, infos, substitute=substitute)
+    return Plan(planned.order, planned.present | present, planned.substituted | substituted)
+
+
+def foresee_substitution(destination: Store, planned: Plan) -> Plan:
+    """What a plan made without C(substitute) would be with it. Fetches nothing. Raises what the store raises."""
+    fetched = set(destination.missing(info.path for info in planned.order).will_substitute) if planned.order else set()
+    return Plan(
+        tuple(info for info in planned.order if info.path not in fetched),
+        planned.present,
+        frozenset(info.path for info in planned.order if info.path in fetched),
+    )
 
 
 def sort_references_first(infos: t.Iterable[PathInfo]) -> list[PathInfo]:
@@ -181,11 +204,20 @@ def _learn(store: Store, paths: t.Iterable[str], infos: Infos, destination: str)
         infos[path] = info
 
 
-def _protected_valid(store: Store, paths: set[str], substitute: bool) -> set[str]:
-    """Those that are valid. First all are protected, so that none is gone when the answer is here."""
+def _find(store: Store, paths: set[str], substitute: bool) -> tuple[set[str], set[str]]:
+    """Those that are valid, and those that the store had to fetch for it. First all are protected: none is gone when
+    the answer is here.
+    """
+    if not paths:
+        return set(), set()
     for path in sorted(paths):
         store.queue(protocol.ADD_TEMP_ROOT, path)
-    return store.valid_paths(paths, substitute)
+    asked = [
+        store.queue(protocol.QUERY_VALID_PATHS, protocol.ValidPathsRequest(tuple(sorted(paths)), fetch))
+        for fetch in ((False, True) if substitute else (False,))
+    ]
+    present, *fetched = (set(pending.result()) for pending in asked)
+    return present, set().union(*fetched) - present
 
 
 # ---------------------------------------------------------------------------------------------------- moving it
@@ -201,15 +233,16 @@ def copy(
     substitute: bool = False,
     on_arrived: OnArrived | None = None,
     on_event: OnEvent | None = None,
-) -> Copied:
+) -> Plan:
     """Makes the paths valid at the destination; what they refer to must be among them, or be there.
 
     Asks the destination once what it has, the source once for infos that are not in C(infos), and sends the rest,
-    small paths first as far as their references allow; see plan() and carry() for the options. Raises TransferError.
+    small paths first as far as their references allow; see plan() and carry() for the options. What was planned is
+    what was done. Raises TransferError.
     """
-    planned = plan(source, destination, paths, {} if infos is None else infos, substitute=substitute)
-    if on_arrived and planned.present:
-        on_arrived(planned.present)
+    planned = plan(source, destination, paths, infos, substitute=substitute)
+    if on_arrived:
+        on_arrived(planned.present | planned.substituted)
     carry(
         source,
         destination,
@@ -218,7 +251,7 @@ def copy(
         on_arrived=on_arrived,
         on_event=on_event,
     )
-    return Copied(tuple(info.path for info in planned.order), planned.nar_bytes, planned.present)
+    return planned
 
 
 def carry(
