@@ -394,13 +394,6 @@ class BuildRequest(t.NamedTuple):
     mode: BuildMode = BuildMode.NORMAL
 
 
-class PermRootRequest(t.NamedTuple):
-    """A link at link to path, which is a root: for the store's own host, and only for trusted clients."""
-
-    path: str
-    link: str
-
-
 class Options(t.NamedTuple):
     """What SetOptions changes for the rest of a connection. Each field counts, there is no "leave as it is".
 
@@ -435,7 +428,6 @@ _BUILD: Codec[BuildRequest] = Record(BuildRequest, ("targets", ListOf(TEXT)), ("
 _RESULT: Codec[KeyedBuildResult] = Record(KeyedBuildResult, ("target", TEXT), ("result", BUILD_RESULT))
 
 IS_VALID_PATH: Operation[str, bool] = Operation("IsValidPath", 1, PATH, BOOL)
-BUILD_PATHS: Operation[BuildRequest, None] = Operation("BuildPaths", 9, _BUILD, _DONE, patient=True)
 ENSURE_PATH: Operation[str, None] = Operation("EnsurePath", 10, PATH, _DONE, patient=True)
 ADD_TEMP_ROOT: Operation[str, None] = Operation("AddTempRoot", 11, PATH, _DONE)
 ADD_INDIRECT_ROOT: Operation[str, None] = Operation("AddIndirectRoot", 12, PATH, _DONE)
@@ -505,10 +497,6 @@ ADD_MULTIPLE_TO_STORE: Operation[AddManyRequest, None] = Operation(
 BUILD_PATHS_WITH_RESULTS: Operation[BuildRequest, tuple[KeyedBuildResult, ...]] = Operation(
     "BuildPathsWithResults", 46, _BUILD, ListOf(_RESULT), patient=True
 )
-ADD_PERM_ROOT: Operation[PermRootRequest, str] = Operation(
-    "AddPermRoot", 47, Record(PermRootRequest, ("path", PATH), ("link", PATH)), PATH
-)
-
 #: By number, for the end that reads requests.
 OPERATIONS: t.Mapping[int, Operation[t.Any, t.Any]] = {
     operation.number: operation for operation in list(vars().values()) if isinstance(operation, Operation)

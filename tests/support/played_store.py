@@ -61,7 +61,9 @@ class Frames:
 
 
 class PlayedStore:
-    """A store in memory. script: sent before the reply of each operation with that name."""
+    """A store in memory. builds: results by .drv or target. log, refuse: by the operation's name, what is sent before
+    its reply, and a refusal instead of it. last: hangs up after the operation of this name. requests: all that came.
+    """
 
     def __init__(self, version: Version = protocol.NEWEST, trusted: bool | None = True) -> None:
         self.version = version
@@ -70,6 +72,7 @@ class PlayedStore:
         self.builds: dict[str, BuildResult] = {}
         self.log: dict[str, list[Event]] = {}
         self.refuse: dict[str, str] = {}
+        self.last = ""
         self.roots: list[str] = []
         self.requests: list[tuple[str, object]] = []
 
@@ -99,6 +102,8 @@ class PlayedStore:
             reply = self.answer(operation, request, frames)
             yield encode(protocol.MESSAGE, protocol.Last(), agreed)
             yield self.paths[request][1] if operation.nar else encode(operation.reply, reply, agreed)
+            if operation.name == self.last:
+                return
 
     def answer(self, operation: protocol.Operation[t.Any, t.Any], request: t.Any, frames: bytes) -> object:
         name = operation.name
@@ -177,7 +182,7 @@ def connected(served: PlayedStore, idle_timeout: float | None = 10) -> Iterator[
         return data
 
     def serve() -> None:
-        with contextlib.suppress(EOFError, OSError), theirs:
+        with contextlib.suppress(EOFError, OSError), theirs, stream:
             for piece in served.serve(Reader(read, served.version)):
                 theirs.sendall(piece)
 
@@ -190,4 +195,3 @@ def connected(served: PlayedStore, idle_timeout: float | None = 10) -> Iterator[
     finally:
         channel.close()
         thread.join(20)
-        stream.close()
