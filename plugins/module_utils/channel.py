@@ -56,7 +56,7 @@ class Channel(abc.ABC):
         self.bytes_in = 0
         self.bytes_out = 0
         self._chunk = memoryview(b"")
-        self._position = 0
+        self._position = self._end = 0
         self._queue: list[Buffer] = []
 
     # What a kind of connection implements.
@@ -94,11 +94,11 @@ class Channel(abc.ABC):
 
     def read(self, size: int) -> bytes:
         """Exactly C(size) bytes. Raises ChannelClosed where the stream ends before, and what _receive raises."""
-        end = self._position + size
-        if end <= len(self._chunk):
-            data = bytes(self._chunk[self._position : end])
+        start = self._position
+        end = start + size
+        if end <= self._end:
             self._position = end
-            return data
+            return self._chunk[start:end].tobytes()
         parts: list[Buffer] = []
         while size:
             part = self.read_some(size)
@@ -108,19 +108,20 @@ class Channel(abc.ABC):
 
     def read_some(self, limit: int) -> memoryview:
         """At least 1 and at most C(limit) bytes, valid until the next call of read or read_some. Raises as read."""
-        if self._position == len(self._chunk):
+        if self._position == self._end:
             self._chunk = memoryview(self._receive())
             self._position = 0
-            if not self._chunk:
+            self._end = len(self._chunk)
+            if not self._end:
                 raise ChannelClosed(self.name, "the other end closed the connection" + self._last_words())
-            self.bytes_in += len(self._chunk)
+            self.bytes_in += self._end
         start = self._position
-        self._position = min(start + limit, len(self._chunk))
+        self._position = min(start + limit, self._end)
         return self._chunk[start : self._position]
 
     def readable(self) -> bool:
         """Whether read_some would return at once."""
-        return self._position < len(self._chunk) or self._ready()
+        return self._position < self._end or self._ready()
 
     def write(self, *buffers: Buffer) -> None:
         """Queues bytes for the next flush, without copying them."""

@@ -517,11 +517,12 @@ def read_request(source: Reader) -> tuple[Operation[t.Any, t.Any], t.Any]:
     if number not in OPERATIONS:
         raise ProtocolError(f"{number} is no operation", source.offset - WORD)
     operation = OPERATIONS[number]
-    return operation, within(operation.name, operation.request, source)
+    return operation, read_value(operation.name, operation.request, source)
 
 
-def within(operation: str, codec: Codec[_A], source: Reader) -> _A:
-    """Reads a value; a ProtocolError then says in which operation."""
+def read_value(operation: str, codec: Codec[_A], source: Reader) -> _A:
+    """Reads a message or a reply; a ProtocolError then says of which operation."""
+    source.begin()
     try:
         return codec.read(source)
     except ProtocolError as error:

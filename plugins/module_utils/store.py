@@ -326,7 +326,7 @@ class Store:
                 self._settle(pending, None, message)
             else:
                 operation = pending.operation
-                reply = protocol.within(operation.name, operation.reply, self._reader)
+                reply = protocol.read_value(operation.name, operation.reply, self._reader)
                 self._settle(pending, operation.complete(pending.request, reply) if operation.complete else reply)
 
     def _start_reading(self) -> Pending[t.Any]:
@@ -342,7 +342,7 @@ class Store:
     def _messages(self, pending: Pending[t.Any]) -> protocol.Last | RemoteError:
         """Reads an operation's messages up to the end."""
         while True:
-            message = protocol.within(pending.operation.name, protocol.MESSAGE, self._reader)
+            message = protocol.read_value(pending.operation.name, protocol.MESSAGE, self._reader)
             if isinstance(message, (protocol.Last, RemoteError)):
                 return message
             if pending.on_event is not None:
@@ -424,7 +424,7 @@ class Store:
             if self._start_reading() is not pending:
                 self._advance()
                 continue
-            message = protocol.within(pending.operation.name, protocol.MESSAGE, self._reader)
+            message = protocol.read_value(pending.operation.name, protocol.MESSAGE, self._reader)
             if isinstance(message, RemoteError):
                 # It did not wait for the end of the stream: what it would make of the rest nobody knows.
                 message.operation = pending.operation.name
@@ -441,14 +441,14 @@ class Store:
         with self._breaking():
             self.channel.idle_timeout = self._timeout
             self._say(protocol.CLIENT_HELLO, protocol.Hello(protocol.NEWEST))
-            theirs = protocol.within("the handshake", protocol.SERVER_HELLO, self._reader).version
+            theirs = protocol.read_value("the handshake", protocol.SERVER_HELLO, self._reader).version
             self.version = self._reader.version = protocol.agree(theirs)
             self._say(protocol.CLIENT_GREETING, protocol.Greeting())
-            info = protocol.within("the handshake", protocol.SERVER_INFO, self._reader)
+            info = protocol.read_value("the handshake", protocol.SERVER_INFO, self._reader)
             self.nix_version = info.nix_version
             self.trusted = info.trusted
             while True:
-                message = protocol.within("the handshake", protocol.MESSAGE, self._reader)
+                message = protocol.read_value("the handshake", protocol.MESSAGE, self._reader)
                 if isinstance(message, RemoteError):
                     raise message
                 if isinstance(message, protocol.Last):

@@ -26,6 +26,8 @@ MAX_LOG = 1 << 30
 MAX_PATH = 4096
 #: The most items in one list.
 MAX_ITEMS = 1 << 20
+#: The longest message or reply in bytes, without what is skipped: some 300,000 paths.
+MAX_VALUE = 32 << 20
 
 _T = t.TypeVar("_T")
 _K = t.TypeVar("_K")
@@ -63,14 +65,22 @@ class Writer:
 
 
 class Reader:
-    """Pulls from C(read(n)), which returns exactly n bytes or raises. offset: bytes read until now."""
+    """Pulls from C(read(n)), which returns exactly n bytes or raises. offset: bytes read until now.
 
-    __slots__ = ("offset", "read", "version")
+    end: the offset up to which texts and lists may begin, so that many small ones cannot fill the memory either.
+    """
+
+    __slots__ = ("end", "offset", "read", "version")
 
     def __init__(self, read: t.Callable[[int], bytes], version: Version) -> None:
         self.read = read
         self.version = version
         self.offset = 0
+        self.end = MAX_VALUE
+
+    def begin(self) -> None:
+        """A new message or reply."""
+        self.end = self.offset + MAX_VALUE
 
     def word(self) -> int:
         """The next number."""
@@ -80,15 +90,18 @@ class Reader:
 
     def length(self, limit: int, what: str) -> int:
         """The next number, which must not be above a limit."""
-        number = self.word()
+        number = int.from_bytes(self.read(WORD), "little")
+        self.offset += WORD
         if number > limit:
             raise ProtocolError(f"{number} {what}, more than the {limit} that are taken", self.offset - WORD)
+        if self.offset > self.end:
+            raise ProtocolError(f"an answer of more than {MAX_VALUE} bytes", self.offset - WORD)
         return number
 
     def blob(self, limit: int, keep: int | None = None) -> bytes:
         """The next text as bytes; C(keep): of a longer one only the beginning."""
         size = self.length(limit, "bytes of text")
-        padded = size + -size % WORD
+        padded = size + 7 & ~7
         if keep is not None and size > keep:
             return self._beginning(padded, keep)
         data = self.read(padded)
@@ -97,10 +110,10 @@ class Reader:
             raise ProtocolError("the filling after a text is not zero", self.offset - (padded - size))
         return data[:size]
 
-
     def _beginning(self, size: int, keep: int) -> bytes:
         data = self.read(keep)
         self.offset += size
+        self.end += size
         size -= keep
         while size:
             size -= len(self.read(min(size, keep)))

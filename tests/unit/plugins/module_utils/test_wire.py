@@ -112,3 +112,12 @@ def test_a_long_line_of_a_log_is_cut() -> None:
     assert peak < 4 * wire.KEPT_LOG
     assert wire.NUMBER.read(source) == 77
     assert source.offset == stream.tell()
+
+
+def test_a_long_answer_of_short_texts() -> None:
+    pieces = iter([word(1 << 20)])
+    source = Reader(lambda size: next(pieces, word(4096) if size == 8 else bytes(size)), VERSION)
+    with pytest.raises(ProtocolError, match=f"more than {32 << 20} bytes"):
+        wire.PATHS.read(source)
+    source.begin()
+    assert len(wire.PATH.read(source)) == 4096
