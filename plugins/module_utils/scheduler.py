@@ -46,6 +46,8 @@ BYTES_PER_SECOND = 100e6
 CROWDING = 0.25
 #: Paths that more machines hold say little about where to build; their holders are not looked at one by one.
 FEW_HOLDERS = 8
+#: How much longer a chain takes than if each step had the fastest machine at once; tried on tests/bench/simulation.py.
+CHAIN_STRETCH = 4.0
 #: How many steps start between two looks at which machines are in demand.
 DEMAND_EVERY = 64
 #: Machines whose speeds differ by less than this factor are of one kind.
@@ -168,6 +170,8 @@ class _Queue:
         self.requirement = requirement
         self.prefer_local = prefer_local
         self.kinds: list[_Kind] = []
+        #: The queues, this one too, whose machines are all among those of this one.
+        self.within: list[_Queue] = []
         self.steps: list[int] = []
         #: A heap of (order..., step); entries of steps that are not ready any more are dropped when they come up.
         self.ready: list[tuple[t.Any, ...]] = []
@@ -351,7 +355,7 @@ class Scheduler:
                 if entry is None:
                     del queues[queue]
                     continue
-                key = entry if self._nix else (-max(-entry[0], queue.demand), *entry)
+                key = entry if self._nix else (-max(-entry[0] * CHAIN_STRETCH, queue.demand), *entry)
                 if chosen is None or key < best:
                     best, chosen = key, queue
             if chosen is None:
@@ -509,7 +513,7 @@ class Scheduler:
         starved = queue.sound == 0
         if queue.prefer_local and self._may_start_locally(queue, avoided):
             return self._local
-        urgency = max(self._priority[step], queue.demand)
+        urgency = max(self._priority[step] * CHAIN_STRETCH, queue.demand)
         wanted = [(path, size) for path in self._steps[step].inputs for size in (self._sizes.get(path, 0),) if size]
         tops = [self._top(kind, starved, avoided) for kind in queue.kinds if kind.heaps[starved]]
         found = {machine.index: machine for machine in tops if machine is not None}
@@ -786,7 +790,8 @@ class Scheduler:
     def _look_at_demand(self) -> None:
         """Which queues need which machines most; what changes between two looks does not matter."""
         demands = {queue: queue.demand for queue in self._queues}
-        self._most_demand = max(demands.values(), default=0.0)
+        shares = (sum(one.work for one in queue.within) / (queue.capacity or 1.0) for queue in self._queues)
+        self._most_demand = max(shares, default=0.0)
         for kind in self._kinds:
             kind.demands = heapq.nlargest(2, ((demands[q], q) for q in kind.queues), key=_first_item)
 
@@ -853,6 +858,9 @@ class Scheduler:
                 queue.fastest = max(queue.fastest, speed)
             self._machines.append(_Machine(candidate, index, kind))
         self._kinds = list(kinds.values())
+        kinds_of = {queue: set(map(id, queue.kinds)) for queue in self._queues}
+        for queue in self._queues:
+            queue.within = [one for one in self._queues if kinds_of[one] <= kinds_of[queue]]
         self._by_key = {machine.candidate.key: machine for machine in self._machines}
         if len(self._by_key) != len(self._machines):
             raise SchedulerError("a machine is there twice")
