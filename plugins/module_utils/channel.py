@@ -16,6 +16,7 @@ import os
 import select
 import socket
 import subprocess
+import threading
 import time
 import typing as t
 
@@ -166,6 +167,8 @@ class FileChannel(Channel):
         self._aborted = False
         self._closed = False
         self._wake_read, self._wake_write = os.pipe()
+        # Between close() and an abort() of another thread, for which the descriptor may be another file's by then.
+        self._ending = threading.Lock()
         for descriptor in (
             read_end,
             write_end,
@@ -285,22 +288,22 @@ class FileChannel(Channel):
         return self._tail.decode("utf-8", "replace")
 
     def abort(self) -> None:
-        self._aborted = True
-        # A closed channel has no wake pipe any more.
-        with contextlib.suppress(OSError):
-            os.write(self._wake_write, b"x")
+        with self._ending:
+            if not self._aborted:
+                self._aborted = True
+                os.write(self._wake_write, b"x")
 
     def close(self) -> None:
         if self._closed:
             return
         self._read_stderr()
-        self._closed = True
-        self._aborted = True
         descriptors = {self._read_end, self._write_end, self._wake_read, self._wake_write}
         if self._stderr is not None:
             descriptors.add(self._stderr)
-        for descriptor in descriptors:
-            os.close(descriptor)
+        with self._ending:
+            self._closed = self._aborted = True
+            for descriptor in descriptors:
+                os.close(descriptor)
 
 
 class ProcessChannel(FileChannel):

@@ -256,8 +256,20 @@ class _Version(Codec[Version]):
         return number >> 8, number & 0xFF
 
 
-CLIENT_HELLO: Codec[Hello] = Record(Hello, ("_magic", Constant(0x6E697863)), ("version", _Version()))
-SERVER_HELLO: Codec[Hello] = Record(Hello, ("_magic", Constant(0x6478696F)), ("version", _Version()))
+class _Magic(Constant):
+    """How an end begins. What a shell prints comes in its place."""
+
+    def read(self, source: Reader) -> None:
+        data = source.read(WORD)
+        source.offset += WORD
+        if int.from_bytes(data, "little") != self.number:
+            raise ProtocolError(
+                f"instead of Nix's greeting came {shown(data)[1:]}: is it Nix, and does the login print nothing?", 0
+            )
+
+
+CLIENT_HELLO: Codec[Hello] = Record(Hello, ("_magic", _Magic(0x6E697863)), ("version", _Version()))
+SERVER_HELLO: Codec[Hello] = Record(Hello, ("_magic", _Magic(0x6478696F)), ("version", _Version()))
 
 
 class Greeting(t.NamedTuple):

@@ -109,7 +109,9 @@ class Store:
     """
 
     def __init__(self, channel: Channel, timeout: float | None = 60.0, patience: float | None = None) -> None:
-        """The handshake: two round trips. Raises VersionError, RemoteError, ProtocolError, ChannelError."""
+        """The handshake: two round trips. Raises VersionError, RemoteError, ProtocolError, ChannelError; closing the
+        channel is then up to the caller.
+        """
         self.channel = channel
         self._timeout = timeout
         self._patience = patience
@@ -199,11 +201,13 @@ class Store:
         finished = False
         try:
             while more or ahead:
-                while more and (not ahead or self._outstanding < NAR_WINDOW):
-                    info = next(rest, None)
-                    more = info is not None
-                    if info is not None:
-                        ahead.append((info, self._queue(protocol.NAR_FROM_PATH, info.path, None)))
+                # In bursts, so that not each request is a packet of its own.
+                if not ahead or self._outstanding < NAR_WINDOW // 2:
+                    while more and (not ahead or self._outstanding < NAR_WINDOW):
+                        info = next(rest, None)
+                        more = info is not None
+                        if info is not None:
+                            ahead.append((info, self._queue(protocol.NAR_FROM_PATH, info.path, None)))
                 if ahead:
                     info, pending = ahead.popleft()
                     self._until_next_is(pending)
@@ -231,6 +235,9 @@ class Store:
         request = protocol.AddManyRequest(repair=False, dont_check_signatures=not check_signatures)
         pending = self._queue(protocol.ADD_MULTIPLE_TO_STORE, request, on_event)
         frames = _Frames(self.channel, lambda: self._notice(pending))
+        # Before it only operations that are done soon: then a server that takes no bytes is a dead one.
+        patient = any(before.operation.patient for before in self._waiting if before is not pending)
+        self.channel.idle_timeout = self._patience if patient else self._timeout
         try:
             with self._breaking():
                 frames.add(count.to_bytes(WORD, "little"))

@@ -162,15 +162,15 @@ class Constant(Codec[None]):
     """A number that is always the same: 1 for "done", fields that lost their meaning."""
 
     def __init__(self, number: int) -> None:
-        self._number = number
+        self.number = number
 
     def write(self, out: Writer, value: None) -> None:
-        out.data += self._number.to_bytes(WORD, "little")
+        out.data += self.number.to_bytes(WORD, "little")
 
     def read(self, source: Reader) -> None:
         number = source.word()
-        if number != self._number:
-            raise ProtocolError(f"{number:#x} instead of {self._number:#x}", source.offset - WORD)
+        if number != self.number:
+            raise ProtocolError(f"{number:#x} instead of {self.number:#x}", source.offset - WORD)
 
 
 class Text(Codec[str]):
@@ -204,7 +204,7 @@ class Label(Codec[None]):
         TEXT.read(source)
 
 
-class Optional(Codec[t.Optional[str]]):
+class OptionalText(Codec[t.Optional[str]]):
     """A text that is empty for "none"."""
 
     def __init__(self, text: Codec[str]) -> None:
@@ -303,7 +303,7 @@ class Record(Codec[_T]):
             try:
                 values[name] = codec.read(source)
             except ProtocolError as error:
-                error.fields.insert(0, name)
+                error.fields.insert(0, name.lstrip("_"))
                 raise
             if name[0] == "_":
                 del values[name]
@@ -317,7 +317,7 @@ TEXT: Codec[str] = Text()
 LOG: Codec[str] = Text(MAX_LOG, KEPT_LOG)
 PATH: Codec[str] = Text(MAX_PATH)
 PATHS: Codec[tuple[str, ...]] = ListOf(PATH)
-OPTIONAL_PATH: Codec[str | None] = Optional(PATH)
+OPTIONAL_PATH: Codec[str | None] = OptionalText(PATH)
 
 
 def encode(codec: Codec[_T], value: _T, version: Version) -> bytes:
