@@ -59,6 +59,7 @@ class LocalMachine:
 
 
 Candidate = t.Union[Machine, LocalMachine]
+C = t.TypeVar("C", bound=Candidate)
 
 
 def label(candidate: Candidate) -> str:
@@ -124,24 +125,21 @@ def _missing_text(missing: t.AbstractSet[str], where: str) -> str:
     return text
 
 
-#: A candidate and why it does not take a derivation.
-Refused = tuple[Candidate, list[Refusal]]
-
-
-class Route(t.NamedTuple):
+@dataclass(frozen=True)
+class Route(t.Generic[C]):
     """Who takes a derivation: candidates in Nix's order, and each other one with its reasons, in the order given."""
 
-    takers: list[Candidate]
-    refused: list[Refused]
+    takers: list[C]
+    refused: list[tuple[C, list[Refusal]]]
 
 
-def route(candidates: t.Iterable[Candidate], required: Requirements, own_system: str = "") -> Route:
+def route(candidates: t.Iterable[C], required: Requirements, own_system: str = "") -> Route[C]:
     """Which of the candidates take such a derivation, and why each other one does not.
 
     takers: in the order in which Nix 2.20 and newer would choose while all are idle: faster ones first, among equals
     as given; the client itself last, or first if the derivation prefers that.
     """
-    takers: list[Candidate] = []
+    takers: list[C] = []
     refused = []
     for candidate in candidates:
         reasons = refusals(candidate, required, own_system)
@@ -180,7 +178,10 @@ def unroutable(
 
 
 def _block(
-    system: str, features: t.AbstractSet[str], names: t.Sequence[str], refused: t.Sequence[Refused]
+    system: str,
+    features: t.AbstractSet[str],
+    names: t.Sequence[str],
+    refused: t.Sequence[tuple[Candidate, list[Refusal]]],
 ) -> list[str]:
     """One requirement that nobody meets."""
     wish = f"system {system}" + (
