@@ -51,7 +51,8 @@ OnArrived = t.Callable[[t.Collection[str]], None]
 #: What a store raises.
 STORE_ERRORS = (ChannelError, ProtocolError, RemoteError, DamagedNar)
 
-_UNSIGNED = "lacks a signature by a trusted key"
+#: LocalStore::addToStore (local-store.cc): the first up to 2.8, the other since.
+_UNSIGNED = ("lacks a valid signature", "lacks a signature by a trusted key")
 _QUOTED = re.compile(r"'([^'\s]+)'")
 
 
@@ -304,7 +305,7 @@ def _explained(error: RemoteError) -> tuple[str | None, str]:
     """The path that a store complains of, and what it says with what mends it."""
     quoted = _QUOTED.search(error.message)
     path = quoted.group(1) if quoted and "/" in quoted.group(1) else None
-    if _UNSIGNED not in error.message:
+    if not any(text in error.message for text in _UNSIGNED):
         return path, str(error)
     return path, (
         "it lacks a signature by a key that the destination trusts. Sign it where it is "

@@ -99,13 +99,18 @@ class PlayedStore:
             if refused:
                 yield encode(protocol.MESSAGE, RemoteError(0, refused), agreed)
                 continue
-            reply = self.answer(operation, request, frames)
+            try:
+                reply = self.answer(operation, request, frames)
+            except RemoteError as error:
+                yield encode(protocol.MESSAGE, error, agreed)
+                continue
             yield encode(protocol.MESSAGE, protocol.Last(), agreed)
             yield self.paths[request][1] if operation.nar else encode(operation.reply, reply, agreed)
             if operation.name == self.last:
                 return
 
     def answer(self, operation: protocol.Operation[t.Any, t.Any], request: t.Any, frames: bytes) -> object:
+        """The reply. A RemoteError that is raised here is sent instead of it."""
         name = operation.name
         if name == "IsValidPath":
             return request in self.paths
