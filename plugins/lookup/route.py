@@ -167,8 +167,9 @@ def _required(term: t.Any) -> tuple[str, Requirements]:
         try:
             drv = parse(term, Path(term).read_bytes())
         except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise AnsibleError(
-                f"nixfleet.builders.route: {term} cannot be read on the controller: {error}; name a .drv file that is "
+                f"nixfleet.builders.route: {shown(term)} cannot be read on the controller: {reason}; name a .drv file that is "
                 "there, or a dict with system and features"
             ) from None
         return drv.name, requirements(drv)
