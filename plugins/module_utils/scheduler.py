@@ -293,6 +293,8 @@ class Scheduler:
         #: What runs: step -> its assignment.
         self._running: dict[int, Assignment] = {}
         self._serials: set[int] = set()
+        #: Built steps that have been taken back until found or again is called.
+        self._doubted: set[int] = set()
         #: Attempts that were used, as (machine, reason), of steps that lost any.
         self._tried: dict[int, list[tuple[int, str]]] = {}
         #: (time, number, machine), a heap; a timer counts while its machine names its number.
@@ -442,6 +444,59 @@ class Scheduler:
         self._return(step)
         self._refresh(machine)
         return True
+
+    def returned(self, assignment: Assignment) -> bool:
+        """It did not run, and neither the step nor the machine is to blame (an input was not to be had): it goes back.
+
+        Gives whether it counts.
+        """
+        taken = self._take(assignment)
+        if taken is None:
+            return False
+        self._return(taken[0])
+        self._refresh(taken[1])
+        return True
+
+    def doubt(self, step: str) -> None:
+        """What a built step made may be lost: what needs it and did not start waits, until found or again is called."""
+        number = self._ids[step]
+        if self._status[number] is not Status.BUILT:
+            return
+        self._status[number] = Status.WAITING
+        self._open += 1
+        self._doubted.add(number)
+        self._waits[number] += 1
+        self._queue_of[number].work += self._seconds[number]
+        self._longest = min(self._longest, self._place[number])
+        for dependent in self._dependents[number]:
+            self._waits[dependent] += 1
+            if self._status[dependent] is Status.READY:
+                self._status[dependent] = Status.WAITING
+
+    def again(self, step: str) -> None:
+        """What a doubted step made is lost: it is built again."""
+        number = self._ids[step]
+        if number not in self._doubted:
+            return
+        self._doubted.remove(number)
+        self._waits[number] -= 1
+        if self._stopped:
+            self._end(number, Status.CANCELLED, "", "what it made was lost, and the run was stopped")
+        elif not self._queue_of[number].live:
+            self._abandon(self._queue_of[number])
+        elif not self._waits[number]:
+            self._make_ready(number)
+
+    def found(self, step: str, machine: str = "") -> None:
+        """What a step makes is there: it was built before, or a doubt is over."""
+        number = self._ids[step]
+        if self._status[number] not in (Status.WAITING, Status.READY):
+            return
+        if number in self._doubted:
+            self._doubted.remove(number)
+            self._waits[number] -= 1
+        self._end(number, Status.BUILT, machine, "")
+        self._release(number)
 
     def lost(self, machine: str, now: float, reason: str, for_good: bool = False) -> None:
         """The machine cannot be reached (any more): its steps go back, each with an attempt used.
@@ -663,11 +718,19 @@ class Scheduler:
         queue = self._queue_of[step]
         queue.work += self._seconds[step]
         self._longest = min(self._longest, self._place[step])
-        self._make_ready(step)
+        self._status[step] = Status.WAITING
+        if not self._waits[step]:
+            self._make_ready(step)
         if self._stopped:
             self._end(step, Status.CANCELLED, "", "the run was stopped")
         elif not queue.live:
             self._abandon(queue)
+        elif self._waits[step]:
+            # What it needs was lost while it ran, and may have failed since.
+            for dependency in self._steps[step].dependencies:
+                if self._status[self._ids[dependency]] in (Status.FAILED, Status.CANCELLED):
+                    self._end(step, Status.CANCELLED, "", f"{dependency}, which it needs, failed")
+                    return
 
     def _give_back(self, step: int, machine: _Machine, reason: str) -> None:
         """A step was lost with its machine: it goes elsewhere, or was tried often enough."""
@@ -689,6 +752,10 @@ class Scheduler:
         self._sizes.update(outputs)
         self.holds(machine.candidate.key, outputs)
         self._end(step, Status.BUILT, machine.candidate.key, "")
+        self._release(step)
+
+    def _release(self, step: int) -> None:
+        """A step was built: what waited for it only is ready."""
         for dependent in self._dependents[step]:
             self._waits[dependent] -= 1
             if not self._waits[dependent] and self._status[dependent] is Status.WAITING:
