@@ -169,8 +169,8 @@ def _required(term: t.Any) -> tuple[str, Requirements]:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise AnsibleError(
-                f"nixfleet.builders.route: {shown(term)} cannot be read on the controller: {reason}; name a .drv file that is "
-                "there, or a dict with system and features"
+                f"nixfleet.builders.route: {shown(term)} cannot be read on the controller: {reason}; name a .drv file "
+                "that is there, or a dict with system and features"
             ) from None
         return drv.name, requirements(drv)
     system = term.get("system") if isinstance(term, dict) else None

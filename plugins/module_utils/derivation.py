@@ -12,9 +12,9 @@ same from 2.8 to 2.34.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-import sys
 import typing as t
 from dataclasses import dataclass
 
@@ -172,16 +172,16 @@ def parse(path: str, data: bytes) -> Derivation:
         sections.append(found.group(1))
         at = found.end()
     outputs, input_drvs, input_srcs, system, builder, args, env, _end = sections
-    by_name = {sys.intern(_value(name)): Output(*map(_value, rest)) for name, *rest in _OUTPUTS.findall(outputs)}
+    by_name = {_word(name): Output(*map(_value, rest)) for name, *rest in _OUTPUTS.findall(outputs)}
     return Derivation(
         path=path,
         outputs=by_name,
         input_drvs={_value(drv): _strings(names) for drv, names in _INPUT_DRVS.findall(input_drvs)},
         input_srcs=_strings(input_srcs),
-        system=sys.intern(_value(system)),
-        builder=sys.intern(_value(builder)),
+        system=_word(system),
+        builder=_word(builder),
         args=_strings(args),
-        env={sys.intern(_value(name)): _value(value) for name, value in _PAIRS.findall(env)},
+        env={_word(name): _value(value) for name, value in _PAIRS.findall(env)},
         kind=_kind(path, by_name),
     )
 
@@ -195,6 +195,10 @@ def _value(text: str) -> str:
     if "\\" in text:
         text = text.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t").replace("\\", "")
     return text if text.isascii() else text.replace(_QUOTE, '"').replace(_BACKSLASH, "\\")
+
+
+#: For what many derivations have in common: they then share one text each, which is also faster.
+_word = functools.lru_cache(maxsize=4096)(_value)
 
 
 def _kind(path: str, outputs: t.Mapping[str, Output]) -> str:
