@@ -251,9 +251,8 @@ def as_nix(load: list[int], slots: list[int], speeds: list[float], takes: list[b
         mine_share, its_share = cfloat(load[number] / mine), cfloat(load[best] / its)
         if mine_share < its_share:
             best = number
-        elif mine_share == its_share:
-            if mine > its or (mine == its and load[number] < load[best]):
-                best = number
+        elif mine_share == its_share and (mine > its or (mine == its and load[number] < load[best])):
+            best = number
     return best
 
 
