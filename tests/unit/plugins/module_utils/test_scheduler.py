@@ -249,9 +249,8 @@ def as_nix(load: list[int], slots: list[int], speeds: list[float], takes: list[b
             continue
         mine, its = cfloat(speeds[number]), cfloat(speeds[best])
         mine_share, its_share = cfloat(load[number] / mine), cfloat(load[best] / its)
-        if mine_share < its_share:
-            best = number
-        elif mine_share == its_share and (mine > its or (mine == its and load[number] < load[best])):
+        tie = mine_share == its_share
+        if mine_share < its_share or (tie and (mine > its or (mine == its and load[number] < load[best]))):
             best = number
     return best
 
