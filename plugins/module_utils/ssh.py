@@ -561,8 +561,12 @@ class _Connection:
         transport.banner_timeout = transport.handshake_timeout = self._left()
         done = threading.Event()
         transport.start_client(event=done)
-        done.wait(self._left())
-        if not done.is_set():
+        # paramiko does not set it where the connection is closed from here.
+        while not done.wait(0.1) and transport.is_active() and time.monotonic() < self._deadline:
+            pass
+        if self._closed:
+            raise SshError(self.target, self._closed)
+        if not done.is_set() and transport.is_active():
             what = "did not finish the key exchange" if transport.remote_version else "said nothing"
             raise self._too_late(f"sshd {what}")
         if transport.is_active():
