@@ -205,8 +205,8 @@ class Slots:
         """The path of a lock file and the file, not locked."""
         path = os.path.join(self.path, name)
         try:
-            # Not inherited by the programs that are started meanwhile: they would keep the lock.
-            return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Python opens it close-on-exec: a program that is started meanwhile does not keep the lock.
+            return path, os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise _explained(path, error) from None
 

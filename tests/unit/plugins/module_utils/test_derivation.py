@@ -374,6 +374,12 @@ def test_a_graph_has_each_derivation_once_inputs_first() -> None:
     assert sorted(graph.dependents["/base"]) == ["/left", "/right"] and graph.dependents["/top"] == ()
 
 
+def test_an_input_without_outputs_is_not_waited_for() -> None:
+    graph = read_graph({"/top": [], "/unused": []}, reader(store(DIAMOND, ("dev", "out"))))
+    assert "/unused" in graph.derivations
+    assert graph.inputs["/right"] == ("/base",) and graph.dependents["/unused"] == ()
+
+
 def test_a_root_without_names_means_all_its_outputs() -> None:
     graph = read_graph({"/top": [], "/base": []}, reader(store(DIAMOND, ("dev", "doc", "out"))))
     assert graph.wanted["/base"] == graph.wanted["/top"] == {"dev", "doc", "out"}

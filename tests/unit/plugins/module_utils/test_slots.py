@@ -135,7 +135,7 @@ def test_taking_a_slot_touches_its_file(slots: Slots) -> None:
 
 def test_slots_of_others_are_counted_and_own_are_not(slots: Slots) -> None:
     assert others(slots) == 0
-    with take(slots):
+    with take(slots) or pytest.fail() as lock:
         assert others(slots) == 0
         neighbour = Slots(slots.path)
         assert others(neighbour) == 1
@@ -145,6 +145,8 @@ def test_slots_of_others_are_counted_and_own_are_not(slots: Slots) -> None:
             assert others(slots, max_jobs=1) == 0
         assert others(slots) == 0
     assert others(neighbour) == 0
+    with take(neighbour) or pytest.fail() as theirs:
+        assert theirs.path == lock.path and others(slots) == 1  # it was ours before
     assert others(slots, "ssh-ng://u@b10") == 0
 
 
