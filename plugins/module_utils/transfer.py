@@ -278,8 +278,13 @@ def carry(
     sending = _Sending(destination, check_signatures, on_arrived, on_event)
     try:
         with _blaming(source, destination, at_source=False):
-            for batch in _batches(order):
-                sending.send(batch, reader)
+            try:
+                for batch in _batches(order):
+                    sending.send(batch, reader)
+            except Exception:
+                with contextlib.suppress(*STORE_ERRORS):
+                    sending.finish()
+                raise
             sending.finish()
     finally:
         reader.stop()
@@ -347,9 +352,15 @@ class _Sending:
         self._under_way.append((pending, batch))
 
     def finish(self) -> None:
-        """Waits for all replies."""
+        """Waits for all replies, also behind one that is a refusal; raises the first."""
+        first: Exception | None = None
         while self._under_way:
-            self._next()
+            try:
+                self._next()
+            except STORE_ERRORS as error:
+                first = first or error
+        if first:
+            raise first
 
     def _items(self, batch: list[PathInfo], reader: _SourceReader) -> t.Iterator[tuple[PathInfo, t.Iterator[Buffer]]]:
         for info in batch:

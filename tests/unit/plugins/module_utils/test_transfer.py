@@ -52,7 +52,7 @@ class CarefulStore(PlayedStore):
             info = protocol.PATH_INFO.read(source)
             content = stream.read(info.nar_size)
             if hashlib.sha256(content).hexdigest() != info.nar_hash or len(content) != info.nar_size:
-                raise RemoteError(0, "hash mismatch")
+                raise RemoteError(0, f"hash mismatch of {info.path[44:]}")
             if not set(info.references) <= {*self.paths, info.path}:
                 raise RemoteError(0, "a reference is not valid")
             self.paths[info.path] = (info, content)
@@ -275,6 +275,19 @@ def test_an_unsigned_path_is_refused() -> None:
         assert not destination.is_valid_path(A)
 
 
+def test_the_first_refusal_is_told_and_what_arrived_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "BATCH_PATHS", 1)
+    have, want = PlayedStore(), CarefulStore()
+    order = [have.add(path, b"x") for path in (A, B, C, D)]
+    for damaged in (0, 2):
+        order[damaged] = order[damaged]._replace(nar_hash="0" * 64)
+    arrived: list[str] = []
+    with opened(have, want) as (source, destination):
+        with pytest.raises(TransferError, match="hash mismatch of a"):
+            transfer.carry(source, destination, order, on_arrived=arrived.extend)
+    assert set(arrived) == want.paths.keys() <= {B, D}
+
+
 def test_a_refusal_ends_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "BATCH_PATHS", 10)
     monkeypatch.setattr(transfer, "BUFFER", 1 << 20)
@@ -291,36 +304,37 @@ def test_a_refusal_ends_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert want.asked("AddMultipleToStore") < 20
 
 
+class SlowStore(PlayedStore):
+    """Takes what is sent to it, and says nothing of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def take(self, frames: bytes) -> None:
+        self.go_on.wait(20)
+
+
 def test_a_destination_that_is_gone_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """The source is silent just then: its connection is given up, as nobody knows when it will be ready again."""
     monkeypatch.setattr(transfer, "DRAIN_SECONDS", 0.2)
-    have, want = BreakingStore(B, "silent"), PlayedStore()
+    have, want = BreakingStore(B, "silent"), SlowStore()
     have.add(A, bytes(3 << 20))
     have.add(B, bytes(4 << 20))
     with opened(have, want) as (source, destination):
         plan = transfer.plan(source, destination, [A, B])
+        reader = transfer._SourceReader(source, plan.order)
+        sending = transfer._Sending(destination, False, None, None)
+        sending.send([plan.order[0]], reader)
         threading.Timer(0.2, destination.channel.abort).start()
-        start = time.monotonic()
-        with pytest.raises(TransferError) as caught:
-            # It only notices when it reads, as what it waits for comes from the source.
-            carry_until_aborted(source, destination, plan.order)
-        assert time.monotonic() - start < 5
-        assert not caught.value.at_source
-        assert source.broken
-        have.go_on.set()
-
-
-def carry_until_aborted(source: Store, destination: Store, order: t.Sequence[PathInfo]) -> None:
-    """carry(), where the destination's end is met while the source has nothing to say."""
-    reader = transfer._SourceReader(source, order)
-    sending = transfer._Sending(destination, False, None, None)
-    try:
-        with transfer._blaming(source, destination, at_source=False):
-            sending.send([order[0]], reader)
-            time.sleep(0.3)
+        with pytest.raises(ChannelClosed):
             sending.finish()
-    finally:
+        start = time.monotonic()
         reader.stop()
+        assert time.monotonic() - start < 5
+        assert source.broken and destination.broken
+        have.go_on.set()
+        want.go_on.set()
 
 
 # ---------------------------------------------------------------------------------------------------- memory
