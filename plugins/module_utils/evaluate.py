@@ -24,15 +24,13 @@ class NoDerivation(ValueError):
 
 
 def parse(texts: t.Iterable[str]) -> Roots:
-    """C(PATH.drv), C(PATH.drv!out,dev) or C(PATH.drv^out,dev); links lead to what they point to. Raises NoDerivation."""
+    """C(PATH.drv), C(PATH.drv!out,dev) or C(PATH.drv^out,dev); links are followed. Raises NoDerivation."""
     roots: dict[str, set[str] | None] = {}
     for text in texts:
         path = os.path.realpath(text) if os.path.islink(text) else text
         found = _DERIVATION.fullmatch(path)
         if not found:
-            raise NoDerivation(
-                f"{text!r} is no derivation; write the path of a .drv file, with outputs as PATH!out,dev"
-            )
+            raise NoDerivation(f"{text!r} is no derivation; write the path of a .drv file, or PATH!out,dev")
         drv, names = found.groups()
         known = roots.setdefault(drv, set())
         if names in (None, "*"):
@@ -52,7 +50,7 @@ def instantiate(
 
 
 def installables(nix: Nix, names: t.Sequence[str]) -> Roots:
-    """The derivations of flake installables, all outputs unless C(NAME^out) names some. Raises NixError, NoDerivation."""
+    """The derivations of flake installables; all outputs, or those in C(NAME^out,dev). Raises NixError, NoDerivation."""
     wanted: dict[str, list[str]] = {}
     for name in names:
         flake, _mark, outputs = name.partition("^")
