@@ -50,7 +50,7 @@ def instantiate(
 
 
 def installables(nix: Nix, names: t.Sequence[str]) -> Roots:
-    """The derivations of flake installables; all outputs, or those in C(NAME^out,dev). Raises NixError, NoDerivation."""
+    """The derivations of flakes; all outputs, or those in C(NAME^out,dev). Raises NixError, NoDerivation."""
     wanted: dict[str, list[str]] = {}
     for name in names:
         flake, _mark, outputs = name.partition("^")

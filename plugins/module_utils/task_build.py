@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import re
 import typing as t
 from dataclasses import dataclass, field
 
@@ -39,6 +40,8 @@ LOG_WIDTH = 2000
 _BUILDS = 105
 #: How daemon.cc refuses BuildDerivation to accounts that it does not trust.
 _NOT_PRIVILEGED = "not privileged to build"
+#: Nix repeats the end of the log, which we have, and says how to see all of it where it was built.
+_LOG_IN_MESSAGE = re.compile(r"[;.]?\s*last \d+ log lines?:.*", re.DOTALL | re.IGNORECASE)
 #: What failed there would fail anywhere.
 _FINAL = (
     BuildStatus.PERMANENT_FAILURE,
@@ -340,7 +343,7 @@ def _lacking_closure(source: Site, destination: Site, paths: t.Collection[str]) 
 def _failure(result: BuildResult, task: Task, site: Site) -> Exception:
     """What a build that did not succeed means."""
     status = "".join(word.capitalize() for word in result.status.name.split("_"))
-    reason = result.message or f"build of {task.drv.path} on {site.label} failed ({status})"
+    reason = _LOG_IN_MESSAGE.sub("", result.message) or f"build of {task.drv.path} on {site.label} failed ({status})"
     if result.status in _FINAL:
         return BuildFailed(reason, status)
     return MachineTrouble(reason)

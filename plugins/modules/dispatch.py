@@ -13,17 +13,18 @@ version_added: 0.1.0
 author:
   - nixfleet.builders contributors (@nixfleet)
 description:
-  - Builds what is missing of the wanted derivations, each on a builder that has its system and features, many at a time,
-    and brings the wanted outputs to the client. What the client's substituters have is fetched, not built.
+  - Builds what is missing of the wanted derivations, each on a builder that has its system and features, many at a
+    time, and brings the wanted outputs to the client. What the client's substituters have is fetched, not built.
   - It does so beside Nix's own build hook, sharing its slots, but keeps one connection to each builder, gives each
     derivation to the builder that ends it first, and moves inputs straight to where they are needed.
-  - A builder that cannot be reached, is cut off or fails is left alone for a growing time, and others do its work. A build that
-    fails by itself is never tried elsewhere.
+  - A builder that cannot be reached, is cut off or fails is left alone for a growing time, and others do its work. A build
+    that fails by itself is never tried elsewhere.
   - A derivation that no builder can ever take is reported before anything is built, with the reason for each builder.
   - While it runs, the task shows what is built where.
   - Derivations whose output paths are known beforehand are built (input-addressed and fixed-output ones); others are
     refused by name before anything runs.
-  - Whatever ends the task, no lock is held afterwards, builders stop, and what is already built is found by the next run.
+  - Whatever ends the task, no lock is held afterwards, builders stop, and what is built already is found by the next
+    run.
 options:
   derivations:
     description:
@@ -32,7 +33,7 @@ options:
     type: list
     elements: str
   file:
-    description: A file (or a directory with a C(default.nix)) with a Nix expression, which C(nix-instantiate) evaluates.
+    description: A file, or a directory with a C(default.nix), which C(nix-instantiate) evaluates.
     type: path
   expression:
     description: A Nix expression, which C(nix-instantiate) evaluates.
@@ -65,8 +66,8 @@ options:
     type: int
   policy:
     description:
-      - V(load) gives a derivation to the builder that should end it first, counting free slots, speed factor, and the inputs
-        that would have to be moved.
+      - V(load) gives a derivation to the builder that should end it first, counting free slots, speed factor, and the
+        inputs that would have to be moved.
       - V(nix) chooses exactly as Nix 2.20 and newer does.
     type: str
     choices: [load, nix]
@@ -172,7 +173,9 @@ outputs:
   description: The paths of the wanted outputs by output, by derivation.
   returned: always
   type: dict
-  sample: {/nix/store/1lxbbh9zd697xyd519j7dyzq36l45fw1-hello.drv: {out: /nix/store/5wbhmwn9q94syv39gwnhfylbx43ah2zb-hello}}
+  sample:
+    /nix/store/1lxbbh9zd697xyd519j7dyzq36l45fw1-hello.drv:
+      out: /nix/store/5wbhmwn9q94syv39gwnhfylbx43ah2zb-hello
 plan:
   description: What is to be built, inputs first, each with the machines that may take it, the first choice first.
   returned: in check mode
@@ -221,8 +224,8 @@ derivations:
       type: float
     attempts:
       description:
-        - All attempts, each with C(builder), C(start), C(stop), C(reason), and C(outcome), which is V(built), V(failed),
-          V(lost) (the builder failed) or V(returned) (it was not to blame, an input was missing).
+        - All attempts, each with C(builder), C(start), C(stop), C(reason), and C(outcome), which is V(built),
+          V(failed), V(lost) (the builder failed) or V(returned) (it was not to blame, an input was missing).
       type: list
       elements: dict
     outputs:
@@ -409,7 +412,7 @@ def progress(path: str | None) -> t.Callable[[dispatch.Event], None]:
     if not path:
         return lambda event: None
     # Open until the process ends; each line is written at once.
-    file = open(path, "a", encoding="utf-8", buffering=1)  # pylint: disable=consider-using-with
+    file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 pylint: disable=consider-using-with
 
     def write(event: dispatch.Event) -> None:
         file.write(json.dumps(event._asdict()) + "\n")
