@@ -205,7 +205,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.slots import Slo
 import subprocess
 with Slots({path!r}).choosing() as choice:
     lock = choice.take({uri!r}, 1)
-    child = subprocess.Popen(["sleep", "60"], close_fds=False, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(["sleep", "600"], close_fds=False, stdout=subprocess.DEVNULL)
     print(child.pid, flush=True)
     time.sleep(60)
 """
@@ -222,7 +222,8 @@ def test_nothing_is_held_by_a_killed_process_nor_by_its_children(slots: Slots) -
         holder.kill()
         holder.wait()
         os.kill(child, 0)
-        assert others(slots) == 0 and take(slots, max_jobs=1)
+        with slots.choosing(timeout=5) as choice:
+            assert choice.others(URI, 1) == 0 and choice.take(URI, 1)
     finally:
         os.kill(child, signal.SIGKILL)
         holder.stdout.close()
