@@ -538,7 +538,7 @@ class _Connection:
         if target.jump is not None:
             self._hop = _Connection(target.jump, self._deadline, self._timeout)
             self._hop.connect()
-            return _Wire(self._hop.open_tunnel(target))
+            return _Wire(_Tunnel(self._hop.open_tunnel(target)))
         if target.proxy_command:
             self._proxy = _ProxyCommand(target.proxy_command)
             return _Wire(self._proxy.socket)
@@ -802,6 +802,27 @@ class _Wire:
     def _error(self) -> OSError:
         """An error that paramiko takes for one of a socket, and not for a timeout."""
         return OSError(errno.ECONNABORTED, self.lost)
+
+
+class _Tunnel:
+    """A channel of a jump host as a socket: read whole, as paramiko moves all that is left at every small read."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+        self._data = b""
+        self._position = 0
+        self.settimeout = channel.settimeout
+        self.send = channel.send
+        self.shutdown = channel.shutdown
+        self.close = channel.close
+
+    def recv(self, size: int) -> bytes:
+        if self._position == len(self._data):
+            self._data = self._channel.recv(WINDOW)
+            self._position = 0
+        start = self._position
+        self._position = min(start + size, len(self._data))
+        return self._data[start : self._position]
 
 
 def _ask_for_life(library: t.Any, transport: paramiko.Transport, wire: _Wire) -> None:
