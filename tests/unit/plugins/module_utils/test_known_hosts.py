@@ -71,7 +71,8 @@ def test_any_text_is_read(text: str) -> None:
 def test_lines_markers_and_places() -> None:
     text = (
         f"# comment\n\nb1 {GOOD} comment\nb1 {OTHER}\n@revoked b1 {key_line(secret=b'r')}\n"
-        f"@cert-authority *.x,b1 {key_line(secret=b'ca')}\n@unknown b1 {GOOD}\nb1 ssh-ed25519\nb1 ssh-rsa {GOOD.split()[1]}\n"
+        f"@cert-authority *.x,b1 {key_line(secret=b'ca')}\n@unknown b1 {GOOD}\nb1 ssh-ed25519\n"
+        f"b1 ssh-rsa {GOOD.split()[1]}\n"
     )
     known = known_hosts.known_keys(text, "b1", "/kh")
     assert [key.where for key in known.keys] == ["/kh:3", "/kh:4"]
