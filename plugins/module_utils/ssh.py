@@ -11,18 +11,10 @@ Threads: an SshHost may be used by any; a channel by one at a time (channel.py).
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import errno
 import logging
-import os
-import queue
 import random
-import signal
 import socket
-import subprocess
-import tempfile
 import threading
 import time
 import typing as t
@@ -38,19 +30,22 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.channel import (
     ChannelTimeout,
 )
 from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_config import Target
+from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_keys import Keys, read_text
+from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_wire import (
+    WINDOW,
+    ProxyCommand,
+    SshError as SshError,
+    SshTimeout as SshTimeout,
+    Tunnel,
+    Wire,
+    open_tcp,
+)
 
 if t.TYPE_CHECKING:
     import paramiko
 
 #: Seconds for a connection in all: name, TCP or proxy, banner, keys, account, first session.
 CONNECT_TIMEOUT = 20.0
-#: Seconds of silence after which a sign of life is asked for, and how long it may take. Their sum (and a little) is
-#: how long a builder that drops packets goes unnoticed. ServerAliveInterval and ServerAliveCountMax override them.
-ALIVE_INTERVAL = 10.0
-ALIVE_TIMEOUT = 15.0
-
-#: Bytes that a builder may send before they are read; also what an unread channel may hold in memory.
-WINDOW = 8 << 20
 #: The largest packet that we take; OpenSSH sends what it reads at once, at most 256 KiB.
 MAX_PACKET = 1 << 20
 #: Bytes that a builder may send while it takes none from us, beyond its window; see SshChannel._send.
@@ -68,18 +63,6 @@ DROPPED_PAUSE = 0.2
 #: Fastest first, as measured; what this paramiko does not have is left out.
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes256-ctr")
 _MSG_GLOBAL_REQUEST = b"\x50"
-
-
-class SshError(ChannelError):
-    """No connection, no session, or it is lost. permanent: it stays so until somebody changes something."""
-
-    def __init__(self, target: object, reason: str, *, permanent: bool = False) -> None:
-        super().__init__(f"ssh to {target}", reason)
-        self.permanent = permanent
-
-
-class SshTimeout(SshError):
-    """The builder did not answer in time."""
 
 
 class ParamikoMissing(Exception):
@@ -386,10 +369,10 @@ class _Connection:
         self._lock = threading.Lock()
         self._sessions = 0
         self._limit: int | None = None
-        self._wire: _Wire | None = None
+        self._wire: Wire | None = None
         self._transport: paramiko.Transport | None = None
         self._hop: _Connection | None = None
-        self._proxy: _ProxyCommand | None = None
+        self._proxy: ProxyCommand | None = None
         self._closed = ""
 
     # sessions
@@ -521,7 +504,7 @@ class _Connection:
             if key is None:
                 raise SshError(target, "the machine's public_host_key is no public key line", permanent=True)
             return known_hosts.KnownKeys((key,))
-        texts = [(file, _read_text(file)) for file in target.known_hosts]
+        texts = [(file, read_text(file)) for file in target.known_hosts]
         names = [target.known_as]
         if target.checks_bare_name:
             names.append(target.address.lower())
@@ -533,16 +516,16 @@ class _Connection:
                 break
         return known
 
-    def _open_wire(self) -> _Wire:
+    def _open_wire(self) -> Wire:
         target = self.target
         if target.jump is not None:
             self._hop = _Connection(target.jump, self._deadline, self._timeout)
             self._hop.connect()
-            return _Wire(_Tunnel(self._hop.open_tunnel(target)))
+            return Wire(Tunnel(self._hop.open_tunnel(target)))
         if target.proxy_command:
-            self._proxy = _ProxyCommand(target.proxy_command)
-            return _Wire(self._proxy.socket)
-        return _Wire(_open_tcp(target, self._deadline, self._timeout))
+            self._proxy = ProxyCommand(target.proxy_command)
+            return Wire(self._proxy.socket)
+        return Wire(open_tcp(target, self._deadline, self._timeout))
 
     def open_tunnel(self, target: Target) -> paramiko.Channel:
         """A stream from this host to another's sshd."""
@@ -597,7 +580,7 @@ class _Connection:
     def _authenticate(self, transport: paramiko.Transport) -> None:
         library = paramiko_library()
         tried: list[str] = []
-        with contextlib.closing(_Keys(library, self.target, self._left)) as keys:
+        with contextlib.closing(Keys(library, self.target, self._left)) as keys:
             for label, key in keys.offers():
                 transport.auth_timeout = self._left()
                 try:
@@ -635,197 +618,7 @@ class _Connection:
         return SshTimeout(self.target, f"{what} within {self._timeout:g} s")
 
 
-class _Keys:
-    """The keys to offer, in order: the configured files, each by the agent where it holds it, then the agent's others.
-
-    Configured ones come first, as sshd counts what it is offered (MaxAuthTries). remarks: what kept a file from use.
-    """
-
-    def __init__(self, library: t.Any, target: Target, left: t.Callable[[], float]) -> None:
-        self._library = library
-        self._target = target
-        self._agent: t.Any = None
-        self.remarks: list[str] = []
-        if target.agent:
-            connection = socket.socket(socket.AF_UNIX)
-            try:
-                connection.settimeout(left())
-                connection.connect(target.agent)
-                self._agent = library.agent.AgentSSH()
-                self._agent._connect(connection)
-            except Exception as error:
-                self._agent = None
-                connection.close()
-                self.remarks.append(f"the agent at {target.agent} does not answer ({error})")
-
-    def offers(self) -> t.Iterator[tuple[str, paramiko.PKey]]:
-        """What to say of a key, and the key."""
-        held = {key.asbytes(): key for key in self._agent.get_keys()} if self._agent is not None else {}
-        for file in self._target.identity_files:
-            blob = _public_blob(file)
-            if blob in held:
-                yield f"{file} (by the agent)", held.pop(blob)
-                continue
-            if os.path.exists(file) or file == self._target.identity_files[0]:
-                key = self._load(file)
-                if key is not None:
-                    yield f"{file} ({key.get_name()} {known_hosts.fingerprint(key.asbytes())})", key
-        if self._target.agent_offers_all:
-            for blob, key in held.items():
-                yield f"the agent's {key.get_name()} {known_hosts.fingerprint(blob)}", key
-
-    def close(self) -> None:
-        """Ends the connection to the agent."""
-        if self._agent is not None:
-            self._agent._close()
-
-    def _load(self, file: str) -> paramiko.PKey | None:
-        library = self._library
-        problem = ""
-        for kind in (library.Ed25519Key, library.ECDSAKey, library.RSAKey):
-            try:
-                return t.cast("paramiko.PKey", kind.from_private_key_file(file))
-            except library.PasswordRequiredException:
-                problem = "has a passphrase; put it into an agent (ssh-add), or use a key without"
-                break
-            except OSError as error:
-                problem = f"cannot be read ({error.strerror})"
-                break
-            except Exception:  # paramiko and cryptography raise many kinds for a file of another type
-                problem = "is no private key that paramiko reads (ed25519, ecdsa, rsa)"
-        self.remarks.append(f"{file} {problem}")
-        return None
-
-
-def _public_blob(file: str) -> bytes | None:
-    """The public half that belongs to a private key's file; None if it is not to be had without the passphrase."""
-    key = known_hosts.key_from_line(_read_text(file + ".pub"), file)
-    if key is not None:
-        return key.blob
-    body = "".join(line for line in _read_text(file).splitlines() if not line.startswith("-----"))
-    try:
-        data = base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    magic = b"openssh-key-v1\0"
-    if not data.startswith(magic):
-        return None
-    # PROTOCOL.key of OpenSSH: cipher, kdf, its options, the number of keys, the public one.
-    position = len(magic)
-    for _field in range(3):
-        position += 4 + int.from_bytes(data[position : position + 4], "big")
-    position += 4
-    size = int.from_bytes(data[position : position + 4], "big")
-    return data[position + 4 : position + 4 + size]
-
-
-# ---------------------------------------------------------------------------------------------------- below ssh
-
-
-class _Wire:
-    """What carries a connection: a socket, or a channel of the jump host, that notices when nobody is there.
-
-    paramiko calls recv and send with a timeout of 0.1 s, so both look at the clock. lost: why it ended, "" before.
-    """
-
-    def __init__(self, stream: t.Any) -> None:
-        self._stream = stream
-        self._heard = self._squeezed = time.monotonic()
-        self._asked: float | None = None
-        self.alive_interval = ALIVE_INTERVAL
-        self.alive_timeout = ALIVE_TIMEOUT
-        self.lost = ""
-
-    def watch(self, target: Target) -> None:
-        """Takes what ssh_config says about signs of life."""
-        if target.alive_interval:
-            self.alive_interval = float(target.alive_interval)
-            self.alive_timeout = float(target.alive_interval * (target.alive_count or 3))
-
-    def asked(self) -> None:
-        """A sign of life is being asked for."""
-        if self._asked is None:
-            self._asked = time.monotonic()
-
-    def settimeout(self, timeout: float) -> None:
-        self._stream.settimeout(timeout)
-
-    def recv(self, size: int) -> bytes:
-        try:
-            data: bytes = self._stream.recv(size)
-        except socket.timeout:
-            self._check()
-            raise
-        except OSError as error:
-            self.lost = self.lost or error.strerror or str(error)
-            raise self._error() from error
-        self._heard = time.monotonic()
-        self._asked = None
-        if not data:
-            self.lost = self.lost or "the other end closed it"
-        return data
-
-    def send(self, data: bytes) -> int:
-        try:
-            sent: int = self._stream.send(data)
-        except socket.timeout:
-            self._check()
-            raise
-        except OSError as error:
-            self.lost = self.lost or error.strerror or str(error)
-            raise self._error() from error
-        if sent < len(data):
-            # Its buffer was full and is no more: the other end takes something, if slowly.
-            self._squeezed = time.monotonic()
-        return sent
-
-    @property
-    def _closed(self) -> bool:
-        """What paramiko asks of a socket before it waits for its own thread to end."""
-        return bool(self.lost)
-
-    def close(self) -> None:
-        self.lost = self.lost or "closed by us"
-        with contextlib.suppress(Exception):
-            self._stream.shutdown(socket.SHUT_RDWR)
-        with contextlib.suppress(Exception):
-            self._stream.close()
-
-    def _check(self) -> None:
-        if self.lost:
-            raise self._error()
-        now = time.monotonic()
-        if self._asked is not None and now - max(self._asked, self._squeezed) > self.alive_timeout:
-            self.lost = f"no sign of life for {now - self._heard:.0f} s"
-            raise self._error()
-
-    def _error(self) -> OSError:
-        """An error that paramiko takes for one of a socket, and not for a timeout."""
-        return OSError(errno.ECONNABORTED, self.lost)
-
-
-class _Tunnel:
-    """A channel of a jump host as a socket: read whole, as paramiko moves all that is left at every small read."""
-
-    def __init__(self, channel: paramiko.Channel) -> None:
-        self._channel = channel
-        self._data = b""
-        self._position = 0
-        self.settimeout = channel.settimeout
-        self.send = channel.send
-        self.shutdown = channel.shutdown
-        self.close = channel.close
-
-    def recv(self, size: int) -> bytes:
-        if self._position == len(self._data):
-            self._data = self._channel.recv(WINDOW)
-            self._position = 0
-        start = self._position
-        self._position = min(start + size, len(self._data))
-        return self._data[start : self._position]
-
-
-def _ask_for_life(library: t.Any, transport: paramiko.Transport, wire: _Wire) -> None:
+def _ask_for_life(library: t.Any, transport: paramiko.Transport, wire: Wire) -> None:
     """A request that every server answers, be it with a refusal (RFC 4254, 4); paramiko's own wants no answer."""
     wire.asked()
     message = library.Message()
@@ -833,81 +626,6 @@ def _ask_for_life(library: t.Any, transport: paramiko.Transport, wire: _Wire) ->
     message.add_string("keepalive@openssh.com")
     message.add_boolean(True)
     transport._send_user_message(message)  # type: ignore[attr-defined]
-
-
-class _ProxyCommand:
-    """A process whose stdin and stdout are one socket. It is a session of its own and ends as a whole."""
-
-    def __init__(self, command: str) -> None:
-        self.socket, theirs = socket.socketpair()
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 lives as long as the process
-        with theirs:
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", "exec " + command],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=self._stderr,
-                start_new_session=True,
-            )
-
-    def last_words(self) -> str:
-        """What it wrote to stderr, the end of it."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.5)
-        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 1000))
-        return self._stderr.read().decode("utf-8", "replace").strip()
-
-    def close(self) -> None:
-        self.socket.close()
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(OSError):
-                os.killpg(self._process.pid, sign)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(0.5)
-                break
-
-
-def _open_tcp(target: Target, deadline: float, timeout: float) -> socket.socket:
-    """A TCP connection to the first address that takes one."""
-    addresses = _look_up(target, deadline, timeout)
-    problems: list[str] = []
-    for number, (family, kind, protocol, _name, address) in enumerate(addresses):
-        connection = socket.socket(family, kind, protocol)
-        try:
-            connection.settimeout(max(0.1, (deadline - time.monotonic()) / (len(addresses) - number)))
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.connect(address)
-            return connection
-        except OSError as error:
-            connection.close()
-            reason = "no answer" if isinstance(error, socket.timeout) else error.strerror or str(error)
-            problems.append(f"{address[0]} port {target.port}: {reason}")
-    text = "; ".join(problems)
-    if time.monotonic() >= deadline:
-        raise SshTimeout(target, f"no connection within {timeout:g} s ({text})")
-    raise SshError(target, f"no connection ({text})")
-
-
-def _look_up(target: Target, deadline: float, timeout: float) -> list[t.Any]:
-    """The addresses of a name. In a thread of its own, as the resolver knows no timeout."""
-    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(target.family, socket.AF_UNSPEC)
-    results: queue.Queue[t.Any] = queue.Queue()
-
-    def look_up() -> None:
-        try:
-            results.put(socket.getaddrinfo(target.address, target.port, family, socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
-            results.put(error)
-
-    threading.Thread(target=look_up, name="ssh-lookup", daemon=True).start()
-    try:
-        found = results.get(timeout=max(0.1, deadline - time.monotonic()))
-    except queue.Empty:
-        raise SshTimeout(target, f"its name was not resolved within {timeout:g} s") from None
-    if isinstance(found, Exception):
-        reason = getattr(found, "strerror", None) or str(found)
-        raise SshError(target, f"the name {target.address} cannot be resolved: {reason}") from found
-    return t.cast("list[t.Any]", found)
 
 
 # ---------------------------------------------------------------------------------------------------- small things
@@ -932,15 +650,6 @@ def _packets(buffers: t.Iterable[Buffer], size: int) -> t.Iterator[bytes]:
         pending += view[start:]
     if pending:
         yield bytes(pending)
-
-
-def _read_text(file: str) -> str:
-    """A file's text; empty where there is none that can be read."""
-    try:
-        with open(file, encoding="utf-8", errors="surrogateescape") as stream:
-            return stream.read()
-    except (OSError, ValueError):
-        return ""
 
 
 _import_lock = threading.Lock()

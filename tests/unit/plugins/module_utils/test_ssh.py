@@ -421,16 +421,16 @@ def test_the_connection_is_lost(server: Server, host: SshHost) -> None:
 
 def test_silence_is_noticed(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     stops = threading.Event()
-    receive = ssh._Wire.recv
+    receive = ssh.Wire.recv
 
-    def recv(wire: ssh._Wire, size: int) -> bytes:
+    def recv(wire: ssh.Wire, size: int) -> bytes:
         if stops.is_set():
             time.sleep(0.1)
             wire._check()
             raise socket.timeout
         return receive(wire, size)
 
-    monkeypatch.setattr(ssh._Wire, "recv", recv)
+    monkeypatch.setattr(ssh.Wire, "recv", recv)
     host = SshHost(replace(target, alive_interval=1, alive_count=1), 10)
     channel = host.open("cat")
     time.sleep(1.5)
