@@ -34,8 +34,8 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_keys import 
 from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_wire import (
     WINDOW,
     ProxyCommand,
-    SshError as SshError,
-    SshTimeout as SshTimeout,
+    SshError,
+    SshTimeout,
     Tunnel,
     Wire,
     open_tcp,
@@ -43,6 +43,8 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_wire import 
 
 if t.TYPE_CHECKING:
     import paramiko
+
+__all__ = ["CONNECT_TIMEOUT", "ParamikoMissing", "SshChannel", "SshError", "SshHost", "SshTimeout", "paramiko_library"]
 
 #: Seconds for a connection in all: name, TCP or proxy, banner, keys, account, first session.
 CONNECT_TIMEOUT = 20.0
