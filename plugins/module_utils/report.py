@@ -140,7 +140,7 @@ class MachineTotals:
 
 
 def critical_path(run: Run) -> list[Step]:
-    """The chain that the run waited for, first step first: what ended last, what it needed that ended last, and so on."""
+    """The chain that the run waited for, first step first: what ended last, and back over what it needed."""
     by_path = {step.drv_path: step for step in run.steps if step.attempts}
     path: list[Step] = []
     step = max(by_path.values(), key=_stop, default=None)
