@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import itertools
 import queue
 import random
 import typing as t
@@ -51,9 +52,14 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.transfer import 
 CLIENT = "local"
 #: Lines of the log that are kept of a build that succeeded.
 TAIL = 10
-#: How often results are brought again that the client's store did not take, and the pause, in seconds.
-DELIVERIES = 5
+#: How often a task may come back because an input is not where it should be.
+RETURNS = 20
+#: How often results are brought again that were not to be had or not taken, and the pause, in seconds.
+DELIVERIES = 10
 DELIVERY_PAUSE = 2.0
+
+#: Seconds for which a builder that fails may come back, before what only it has is built again.
+GRACE = 5.0
 
 #: Where wanted outputs go: to the client's store, nowhere, or to another store.
 TO_CLIENT = "client"
@@ -131,6 +137,7 @@ class Record:
     found: bool = False
     delivered: bool = False
     doubted: bool = False
+    returned: int = 0
     holder: Site | None = None
 
 
@@ -247,6 +254,11 @@ class _Run:
         #: Sites that answer; sites that are being asked whether they do.
         self._up: set[Site] = {self._client}
         self._checking: set[Site] = set()
+        #: Of these, those that failed since they were asked; those that the scheduler waits for.
+        self._stale: set[Site] = set()
+        self._probed: set[Site] = set()
+        #: Since when what a site has is in doubt.
+        self._doubted_since: dict[Site, float] = {}
         self._jobs: dict[Assignment, tuple[Job, Attempt, Lock | None]] = {}
         #: (time, serial, job) of builds that may not take longer.
         self._deadlines: list[tuple[float, int, Job]] = []
@@ -256,6 +268,7 @@ class _Run:
         self._delivered: list[str] = []
         self._delivered_bytes = 0
         self._delivery_failures = 0
+        self._numbers = itertools.count()
         self._stopping = False
 
     # ------------------------------------------------------------------------------------------------ the run
@@ -321,7 +334,7 @@ class _Run:
             if key in self._machines:
                 self._scheduler.hold(key)
                 if any(may_take(Candidate(key, 1), required) for required in requirements):
-                    self._check(site)
+                    self._probe(site)
 
     def _make_delivery(self) -> Delivery | None:
         if self._request.destination == TO_NOWHERE:
@@ -389,7 +402,7 @@ class _Run:
             self._jobs[assignment] = (job, attempt, lock)
             site.do(functools.partial(self._work, job))
         for key in self._scheduler.probes(now):
-            self._check(self._sites[key])
+            self._probe(self._sites[key])
         self._note_ended()
 
     def _note_ended(self) -> None:
@@ -568,22 +581,27 @@ class _Run:
 
     def _on_no_input(self, job: Job, error: NoInput) -> None:
         holder = error.holder
-        if holder is self._client and not error.lost and not job.aborted:
+        record = self._records[job.task.drv.path]
+        record.returned += 1
+        absent = holder is self._client and not error.lost
+        if (absent or record.returned > RETURNS) and not job.aborted:
             self._on_failed(job, BuildFailed(f"an input is not to be had: {error}", "InputRejected"))
             return
         self._take_back(job, "returned", job.aborted or str(error))
         self._scheduler.returned(job.assignment)
         if job.aborted or holder is None:
             return
-        if error.lost:
-            self._doubt(holder)
-            self._check(holder)
-        elif error.path in self._makers:
-            self._missing(self._makers[error.path])
+        self._doubt(holder)
+
+    def _probe(self, site: Site) -> None:
+        """Asks for the scheduler whether a site answers."""
+        self._probed.add(site)
+        self._check(site)
 
     def _check(self, site: Site) -> None:
         """Asks in the background whether a site answers, and what it has of what is to be built."""
         if site in self._checking:
+            self._stale.add(site)
             return
         self._checking.add(site)
         paths = [
@@ -596,41 +614,44 @@ class _Run:
 
     def _on_up(self, site: Site, valid: set[str]) -> None:
         self._checking.discard(site)
+        if site in self._stale:
+            self._stale.discard(site)
+            self._check(site)
+            return
         self._up.add(site)
-        now = self._clock()
+        self._doubted_since.pop(site, None)
         for path, record in self._records.items():
             there = valid.issuperset(record.task.outputs.values())
-            if record.doubted and record.holder is site:
-                record.doubted = False
-                if there:
-                    self._scheduler.found(path)
-                    record.status = Status.BUILT.value
-                    self._deliver(record)
-                else:
-                    record.holder = None
-                    self._scheduler.again(path)
-            elif there and self._scheduler.status(path) in (Status.WAITING, Status.READY) and not record.doubted:
-                record.holder, record.found = site, True
+            if record.doubted and record.holder is site and not there:
+                self._missing(path)
+            elif there and (record.doubted or self._scheduler.status(path) in (Status.WAITING, Status.READY)):
+                record.found = record.found or not record.doubted
+                record.doubted, record.holder = False, site
                 self._scheduler.found(path)
+                self._note_ended()
                 self._deliver(record)
-        if site is not self._client or self._request.client.max_jobs:
-            self._scheduler.up(site.key, now)
-        if site is not self._client:
+        if site in self._probed:
+            self._probed.discard(site)
+            if site.key in self._told and self._told[site.key].slots:
+                self._scheduler.up(site.key, self._clock())
             self._told[site.key].trouble = ""
             self._tell("up", machine=site.label, text=f"Nix {site.nix_version}")
-        self._note_ended()
 
     def _on_down(self, site: Site, reason: str, permanent: bool) -> None:
         self._checking.discard(site)
+        self._stale.discard(site)
+        self._probed.discard(site)
         if site is self._client:
             raise DispatchError(f"this host's own Nix store cannot be reached any more: {reason}")
-        self._up.discard(site)
-        self._scheduler.lost(site.key, self._clock(), reason, permanent)
+        now = self._clock()
+        self._mark_doubted(site)
+        self._scheduler.lost(site.key, now, reason, permanent)
         self._told[site.key].trouble = reason
         self._tell("down", machine=site.label, text=reason)
-        for path, record in self._records.items():
-            if record.doubted and record.holder is site:
-                self._missing(path)
+        if permanent or now - self._doubted_since[site] >= GRACE:
+            for path, record in self._records.items():
+                if record.doubted and record.holder is site:
+                    self._missing(path)
 
     # ------------------------------------------------------------------------------------------------ what is lost
 
@@ -644,10 +665,15 @@ class _Run:
         return any(self._scheduler.status(above) in open_ones for above in self._plan.graph.dependents[path])
 
     def _doubt(self, site: Site) -> None:
-        """The site failed: what only it has may be gone."""
-        if site is self._client:
-            return
+        """A site failed: whether it answers and what it has is asked again."""
+        if site is not self._client:
+            self._mark_doubted(site)
+        self._check(site)
+
+    def _mark_doubted(self, site: Site) -> None:
+        """What only this site has may be gone."""
         self._up.discard(site)
+        self._doubted_since.setdefault(site, self._clock())
         for path, record in self._records.items():
             if record.holder is site and not record.doubted and record.status == Status.BUILT.value:
                 other = self._elsewhere(record)
@@ -689,34 +715,24 @@ class _Run:
         records = {made[path]: self._records[made[path]] for path in paths if path in made}
         self._delivering -= len(added)
         if error is None:
+            self._delivery_failures = 0
             self._delivered_bytes += moved
             self._delivered += paths
             for record in records.values():
                 record.delivered = True
             self._tell("delivered", machine=source.label, text=f"{len(paths)} paths, {moved} bytes")
-        elif isinstance(error, NoInput) and source is not self._client:
-            for path in records:
-                if not error.lost and error.path is not None and made.get(error.path) == path:
-                    self._missing(path)
-            if error.lost:
-                self._doubt(source)
-                self._check(source)
-            else:
-                self._delivery_failed(error)
-                self._deliver_later(records)
         elif isinstance(error, (MachineTrouble, NoInput)):
-            self._delivery_failed(error)
-            self._deliver_later(records)
+            self._delivery_failures += 1
+            if self._delivery_failures > DELIVERIES:
+                raise DispatchError(f"what was built cannot be brought: {error}") from error
+            if isinstance(error, NoInput) and source is not self._client:
+                self._doubt(source)
+            self._later_deliver(records)
         else:
             raise error
 
-    def _delivery_failed(self, error: Exception) -> None:
-        self._delivery_failures += 1
-        if self._delivery_failures >= DELIVERIES:
-            raise DispatchError(f"what was built cannot be brought: {error}") from error
-
-    def _deliver_later(self, records: t.Mapping[str, Record]) -> None:
-        """Tries again after a pause."""
+    def _later_deliver(self, records: t.Mapping[str, Record]) -> None:
+        """Tries again after a pause; what is in doubt by then is brought when it is found or built again."""
         self._delivering += 1
 
         def again() -> None:
@@ -725,7 +741,7 @@ class _Run:
                 if record.status == Status.BUILT.value:
                     self._deliver(record)
 
-        heapq.heappush(self._later, (self._clock() + DELIVERY_PAUSE, len(self._later), again))
+        heapq.heappush(self._later, (self._clock() + DELIVERY_PAUSE, next(self._numbers), again))
 
     def _on_substituted(self, paths: list[str], error: Exception | None) -> None:
         self._delivering -= 1

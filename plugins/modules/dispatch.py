@@ -17,8 +17,8 @@ description:
     time, and brings the wanted outputs to the client. What the client's substituters have is fetched, not built.
   - It does so beside Nix's own build hook, sharing its slots, but keeps one connection to each builder, gives each
     derivation to the builder that ends it first, and moves inputs straight to where they are needed.
-  - A builder that cannot be reached, is cut off or fails is left alone for a growing time, and others do its work. A build
-    that fails by itself is never tried elsewhere.
+  - A builder that cannot be reached, is cut off or fails is left alone for a growing time, and others do its work. A
+    build that fails by itself is never tried elsewhere.
   - A derivation that no builder can ever take is reported before anything is built, with the reason for each builder.
   - While it runs, the task shows what is built where.
   - Derivations whose output paths are known beforehand are built (input-addressed and fixed-output ones); others are
