@@ -193,8 +193,8 @@ def _critical(run: Run, labels: _Labels) -> str:
         return ""
     heads = ("Derivation", "Machine", "Waited, s", "Copying, s", "Building, s", "Done at, s")
     return (
-        f"<section><h2>Critical path</h2><p>The chain of {_count(len(rows), 'derivation')} that the run waited for: each was the "
-        f"last of what the next one needed.</p>{_table(heads, rows, 'numbers3')}</section>"
+        f"<section><h2>Critical path</h2><p>The chain of {_count(len(rows), 'derivation')} that the run waited for: "
+        f"each was the last of what the next one needed.</p>{_table(heads, rows, 'numbers3')}</section>"
     )
 
 
@@ -359,7 +359,7 @@ STYLE = """
 :root{--bg:#f7f7f5;--card:#fff;--ink:#1c2026;--soft:#5d6672;--line:#dfe1e5;--band:#f2f3f4;--build:#3f74d8;--upload:#e59a1f;
 --download:#149384;--wait:#b9c0ca;--failed:#cc3b3b;--lost:#8a56c8;--good:#1d7f4c;--bartext:#fff;--critical:#111}
 @media (prefers-color-scheme:dark){:root{--bg:#121519;--card:#1a1e23;--ink:#e7eaee;--soft:#9ba5b1;--line:#2d333b;
---band:#1f242a;--build:#4d82e6;--upload:#dc9c34;--download:#2aa797;--wait:#515a66;--failed:#e25f5f;--lost:#a67fe0;
+--band:#1f242a;--build:#3f73d6;--upload:#dc9c34;--download:#2aa797;--wait:#56606d;--failed:#d24b4b;--lost:#9063d3;
 --good:#55c088;--bartext:#fff;--critical:#fff}}
 *{box-sizing:border-box}
 body{margin:0 auto;padding:1.2rem clamp(.7rem,3vw,2.2rem) 3rem;max-width:110rem;background:var(--bg);color:var(--ink);
@@ -517,6 +517,7 @@ function draw() {
   for (const v of marks) { const at = Math.round(x(v)) + .5; line(at, AXIS, at, height); }
   g.save(); g.beginPath(); g.rect(gutter, AXIS, width - gutter, height - AXIS); g.clip();
   const outlines = [];
+  g.font = `${rowHeight > 20 ? 12 : 10.5}px system-ui, sans-serif`;
   for (let r = first; r < last; r++) {
     const y = AXIS + r * rowHeight - top + 1, h = rowHeight - (rowHeight > 12 ? 3 : 1);
     for (const [start, stop, s, n] of items[r]) {
@@ -540,10 +541,12 @@ function draw() {
     }
   }
   for (const [l, y, w, h, is, alpha] of outlines) {
-    g.globalAlpha = alpha; g.lineWidth = is ? 3 : 2; g.strokeStyle = is ? colors.upload : colors.critical;
-    g.strokeRect(l + 1, y + 1, Math.max(w - 2, 1), h - 2);
+    g.globalAlpha = alpha;
+    g.lineWidth = is ? 3 : rowHeight > 20 ? 2 : 1.5;
+    g.strokeStyle = is ? colors.upload : colors.critical;
+    g.strokeRect(l + .5, y, Math.max(w - 1, 1), h);
   }
-  g.globalAlpha = 1; g.restore();
+  g.restore();
   let lastLabel = -99;
   for (let r = first; r < last; r++) {
     const y = AXIS + r * rowHeight - top, begins = !r || data.rows[r][2] !== data.rows[r - 1][2];
