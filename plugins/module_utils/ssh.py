@@ -193,7 +193,8 @@ class SshChannel(Channel):
         return bool(self._early) or self._session.recv_ready() or self._session.closed or not self._connection.alive
 
     def _send(self, buffers: list[Buffer]) -> None:
-        size = self._session.out_max_packet_size
+        # What paramiko puts into one packet (Channel._wait_for_send_window); 64 bytes more would go out alone.
+        size = self._session.out_max_packet_size - 64
         for packet in _packets(buffers, size):
             rest = packet
             moved = time.monotonic()
