@@ -32,7 +32,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.wire import Prot
 #: Bytes that wait between the thread that reads and the one that writes.
 BUFFER = 8 << 20
 #: What is handed from one to the other at once, about.
-CHUNK = 256 << 10
+CHUNK = 1 << 20
 #: One AddMultipleToStore holds at most this many bytes and paths (or one path): its paths are known to have arrived
 #: when it ends, and it is only then that the destination says what it refuses (daemon.cc, FramedSource).
 BATCH_BYTES = 32 << 20

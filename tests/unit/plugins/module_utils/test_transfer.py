@@ -282,9 +282,8 @@ def test_the_first_refusal_is_told_and_what_arrived_behind_it(monkeypatch: pytes
     for damaged in (0, 2):
         order[damaged] = order[damaged]._replace(nar_hash="0" * 64)
     arrived: list[str] = []
-    with opened(have, want) as (source, destination):
-        with pytest.raises(TransferError, match="hash mismatch of a"):
-            transfer.carry(source, destination, order, on_arrived=arrived.extend)
+    with opened(have, want) as (source, destination), pytest.raises(TransferError, match="hash mismatch of a"):
+        transfer.carry(source, destination, order, on_arrived=arrived.extend)
     assert set(arrived) == want.paths.keys() <= {B, D}
 
 
