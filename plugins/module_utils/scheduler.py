@@ -480,6 +480,8 @@ class Scheduler:
             return
         self._doubted.remove(number)
         self._waits[number] -= 1
+        if self._status[number] is not Status.WAITING:
+            return  # It was cancelled meanwhile.
         if self._stopped:
             self._end(number, Status.CANCELLED, "", "what it made was lost, and the run was stopped")
         elif not self._queue_of[number].live:
