@@ -53,7 +53,7 @@ STORE_ERRORS = (ChannelError, ProtocolError, RemoteError, DamagedNar)
 
 #: LocalStore::addToStore (local-store.cc): the first up to 2.8, the other since.
 _UNSIGNED = ("lacks a valid signature", "lacks a signature by a trusted key")
-_QUOTED = re.compile(r"'([^'\s]+)'")
+_QUOTED = re.compile(r"'(/[^'\s]+)'")
 
 
 class TransferError(Exception):
@@ -282,7 +282,7 @@ def carry(
                 for batch in _batches(order):
                     sending.send(batch, reader)
             except Exception:
-                with contextlib.suppress(*STORE_ERRORS):
+                with contextlib.suppress(_FaultError):
                     sending.finish()
                 raise
             sending.finish()
@@ -290,26 +290,35 @@ def carry(
         reader.stop()
 
 
+class _FaultError(Exception):
+    """What a store raised, and on which path, as far as that is known."""
+
+    def __init__(self, path: str | None, cause: Exception, at_source: bool) -> None:
+        super().__init__(path, cause, at_source)
+        self.path = path
+        self.cause = cause
+        self.at_source = at_source
+
+
 @contextlib.contextmanager
 def _blaming(source: Store, destination: Store, at_source: bool) -> t.Iterator[None]:
-    """Turns what a store raises into a TransferError."""
+    """Turns what a store raises into a TransferError; C(at_source): which store that is, where no _FaultError says."""
     try:
         yield
-    except _SourceError as error:
+    except (*STORE_ERRORS, _FaultError) as error:
+        fault = error if isinstance(error, _FaultError) else _FaultError(None, error, at_source)
+        path, reason = _explained(fault.cause)
         raise TransferError(
-            error.path, source.channel.name, destination.channel.name, str(error.cause), at_source=True
-        ) from error.cause
-    except RemoteError as error:
-        path, reason = _explained(error)
-        raise TransferError(path, source.channel.name, destination.channel.name, reason, at_source) from error
-    except (ChannelError, ProtocolError, DamagedNar) as error:
-        raise TransferError(None, source.channel.name, destination.channel.name, str(error), at_source) from error
+            path or fault.path, source.channel.name, destination.channel.name, reason, fault.at_source
+        ) from fault.cause
 
 
-def _explained(error: RemoteError) -> tuple[str | None, str]:
-    """The path that a store complains of, and what it says with what mends it."""
+def _explained(error: Exception) -> tuple[str | None, str]:
+    """The path that a store complains of, if it names one, and why; with what mends it."""
+    if not isinstance(error, RemoteError):
+        return None, str(error)
     quoted = _QUOTED.search(error.message)
-    path = quoted.group(1) if quoted and "/" in quoted.group(1) else None
+    path = quoted.group(1) if quoted else None
     if not any(text in error.message for text in _UNSIGNED):
         return path, str(error)
     return path, (
@@ -333,7 +342,10 @@ def _batches(order: t.Sequence[PathInfo]) -> t.Iterator[list[PathInfo]]:
 
 
 class _Sending:
-    """The destination's side: batches go out one behind the other, their replies are read as they come."""
+    """The destination's side: batches go out one behind the other, their replies are read as they come.
+
+    Its methods raise _FaultError, also the source's.
+    """
 
     def __init__(
         self, store: Store, check_signatures: bool, on_arrived: OnArrived | None, on_event: OnEvent | None
@@ -343,12 +355,15 @@ class _Sending:
         self._on_arrived = on_arrived
         self._on_event = on_event
         self._under_way: collections.deque[tuple[Pending[None], list[PathInfo]]] = collections.deque()
+        self._sent: str | None = None
 
     def send(self, batch: list[PathInfo], reader: _SourceReader) -> None:
-        """Sends a batch. Raises what the store raises, and _SourceError."""
-        pending = self._store.queue_add_many(
-            len(batch), self._items(batch, reader), self._check_signatures, self._on_event
-        )
+        """Sends a batch."""
+        items = self._items(batch, reader)
+        try:
+            pending = self._store.queue_add_many(len(batch), items, self._check_signatures, self._on_event)
+        except STORE_ERRORS as error:
+            raise _FaultError(self._sent, error, at_source=False) from error
         self._under_way.append((pending, batch))
 
     def finish(self) -> None:
@@ -357,7 +372,7 @@ class _Sending:
         while self._under_way:
             try:
                 self._next()
-            except STORE_ERRORS as error:
+            except _FaultError as error:
                 first = first or error
         if first:
             raise first
@@ -367,22 +382,17 @@ class _Sending:
             # A refusal of an earlier batch ends this one.
             while self._under_way and self._under_way[0][0].done:
                 self._next()
+            self._sent = info.path
             yield info, reader.take(info.nar_size)
 
     def _next(self) -> None:
         pending, batch = self._under_way.popleft()
-        pending.result()
+        try:
+            pending.result()
+        except STORE_ERRORS as error:
+            raise _FaultError(batch[0].path if len(batch) == 1 else None, error, at_source=False) from error
         if self._on_arrived:
             self._on_arrived([info.path for info in batch])
-
-
-class _SourceError(Exception):
-    """The source failed while this path was read."""
-
-    def __init__(self, path: str, cause: Exception) -> None:
-        super().__init__(path, cause)
-        self.path = path
-        self.cause = cause
 
 
 class _Stopped(Exception):
@@ -402,7 +412,7 @@ class _SourceReader:
         self._read = 0
         self._stopping = False
         self._ended = False
-        self._error: _SourceError | None = None
+        self._error: _FaultError | None = None
         self._chunk = memoryview(b"")
         self._thread = threading.Thread(target=self._run, name=f"NARs from {store.channel.name}", daemon=True)
         self._thread.start()
@@ -410,7 +420,7 @@ class _SourceReader:
     # The caller's thread.
 
     def take(self, size: int) -> t.Iterator[Buffer]:
-        """The next bytes, in pieces. Raises _SourceError."""
+        """The next bytes, in pieces. Raises _FaultError."""
         while size:
             if not self._chunk:
                 self._chunk = memoryview(self._next_chunk())
@@ -458,7 +468,7 @@ class _SourceReader:
         except _Stopped:
             self._store.close()
         except Exception as error:
-            self._error = _SourceError(self._order[min(done, len(self._order) - 1)].path, error)
+            self._error = _FaultError(self._order[min(done, len(self._order) - 1)].path, error, at_source=True)
         finally:
             with self._changed:
                 self._chunks.append(gathered)

@@ -326,8 +326,9 @@ def test_a_destination_that_is_gone_keeps_nobody(monkeypatch: pytest.MonkeyPatch
         sending = transfer._Sending(destination, False, None, None)
         sending.send([plan.order[0]], reader)
         threading.Timer(0.2, destination.channel.abort).start()
-        with pytest.raises(ChannelClosed):
+        with pytest.raises(transfer._FaultError) as caught:
             sending.finish()
+        assert (caught.value.path, type(caught.value.cause)) == (A, ChannelClosed)
         start = time.monotonic()
         reader.stop()
         assert time.monotonic() - start < 5
