@@ -59,12 +59,13 @@ _QUOTED = re.compile(r"'(/[^'\s]+)'")
 class TransferError(Exception):
     """A path could not be moved. Nothing is half there: what arrived before it stays, what refers to it did not go.
 
-    path: the one at fault, None where that is not known. source, destination: names of the stores. reason: why.
-    at_source: whether it is the source that failed.
+    path: the one at fault, None where that is not known. source, destination: names of the stores, the latter "" where
+    only a closure was asked for. reason: why. at_source: whether it is the source that failed.
     """
 
     def __init__(self, path: str | None, source: str, destination: str, reason: str, at_source: bool) -> None:
-        super().__init__(f"cannot copy {path or 'paths'} from {source} to {destination}: {reason}")
+        where = f"from {source} to {destination}" if destination else f"from {source}"
+        super().__init__(f"cannot copy {path or 'paths'} {where}: {reason}")
         self.path = path
         self.source = source
         self.destination = destination
@@ -87,8 +88,8 @@ class Plan(t.NamedTuple):
 # ---------------------------------------------------------------------------------------------------- what to move
 
 
-def closure(store: Store, paths: t.Iterable[str], infos: Infos) -> set[str]:
-    """The paths and all that they refer to.
+def closure(store: Store, paths: t.Iterable[str], infos: Infos, destination: str = "") -> set[str]:
+    """The paths and all that they refer to. C(destination): for messages.
 
     Infos that are not known are asked for, one round trip for each level, and added; from then on the store protects
     these paths from its garbage collector for as long as the connection lasts. Raises TransferError for a path that
@@ -97,7 +98,7 @@ def closure(store: Store, paths: t.Iterable[str], infos: Infos) -> set[str]:
     found: set[str] = set()
     level = set(paths)
     while level:
-        _learn(store, level, infos, store.channel.name)
+        _learn(store, level, infos, destination)
         found |= level
         level = {reference for path in level for reference in infos[path].references} - found
     return found
@@ -147,7 +148,7 @@ def plan_closure(source: Store, destination: Store, paths: t.Iterable[str], *, s
         present, substituted = _find(destination, wanted, substitute)
     infos: Infos = {}
     with _blaming(source, destination, at_source=True):
-        rest = closure(source, wanted - present - substituted, infos)
+        rest = closure(source, wanted - present - substituted, infos, destination.channel.name)
     planned = plan(source, destination, rest, infos, substitute=substitute)
     return Plan(planned.order, planned.present | present, planned.substituted | substituted)
 

@@ -103,6 +103,7 @@ EXAMPLES = r"""
       ssh_key: /etc/nix/builder_ed25519
       public_host_key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJWzdQFj0jM2sdBoRzdpNStkVKnVQXHzbu1mXQpi9fzX
     substitute_on_destination: true
+    check_signatures: false
   become: true
 
 - name: Fill the store of an image

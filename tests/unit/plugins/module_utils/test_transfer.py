@@ -148,7 +148,9 @@ def test_references_that_are_nowhere() -> None:
 
 def test_a_path_that_the_source_does_not_have() -> None:
     with opened(PlayedStore(), CarefulStore()) as (source, destination):
-        with pytest.raises(TransferError, match="it is not valid there") as caught:
+        with pytest.raises(TransferError, match=f"cannot copy {A} from played: it is not valid there"):
+            transfer.closure(source, [A], {})
+        with pytest.raises(TransferError, match="from played to played: it is not valid there") as caught:
             transfer.plan_closure(source, destination, [A])
         assert (caught.value.path, caught.value.at_source) == (A, True)
 
