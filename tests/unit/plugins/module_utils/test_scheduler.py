@@ -107,6 +107,11 @@ def test_the_longest_chain_comes_first() -> None:
     assert {step for step, _machine in pairs(run.assignments(0))} == {"short", one.id}
 
 
+def test_chains_are_counted_on_the_fastest_machine() -> None:
+    steps = [Step("a", "any", duration=4), Step("b", "any", ["a"], duration=6)]
+    assert Scheduler(machines(slow=0.5, fast=2.0), steps, anything).priority("a") == 5
+
+
 def test_a_step_that_nobody_may_take_has_failed_from_the_start() -> None:
     steps = [Step("a", frozenset()), Step("b", frozenset({"m0"}), ["a"]), Step("c", frozenset({"m0"}))]
     run = Scheduler(machines(1), steps, by_name, keep_going=True)
@@ -267,6 +272,12 @@ def test_nix_by_load_and_speed(speeds: list[float], slots: list[int], expected: 
     fleet = [Candidate(f"m{n}", count, speed) for n, (count, speed) in enumerate(zip(slots, speeds))]
     run = Scheduler(fleet, loose(*map(str, range(len(expected)))), anything, policy="nix")
     assert [machine for _step, machine in pairs(run.assignments(0))] == expected
+
+
+def test_nix_compares_in_the_float_of_its_language() -> None:
+    fleet = [Candidate("m0", 1, 16777216.0), Candidate("m1", 1, 16777217.0)]
+    run = Scheduler(fleet, loose("a"), anything, policy="nix")
+    assert pairs(run.assignments(0)) == [("a", "m0")], "both speeds are the same float"
 
 
 def test_nix_builds_in_order_of_names() -> None:
