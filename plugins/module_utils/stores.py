@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import typing as t
 
@@ -49,3 +50,12 @@ def open_store(
         store = Store(channel, timeout, patience)
         stack.callback(store.close)
         yield store
+
+
+@contextlib.contextmanager
+def open_stores(machines: t.Sequence[Machine], **options: t.Any) -> t.Iterator[list[Store]]:
+    """Several stores at once, in the time of the slowest. C(options), and what is raised: see open_store()."""
+    with contextlib.ExitStack() as stack:
+        with concurrent.futures.ThreadPoolExecutor(len(machines)) as pool:
+            opening = [pool.submit(stack.enter_context, open_store(machine, **options)) for machine in machines]
+        yield [each.result() for each in opening]

@@ -252,7 +252,7 @@ def run(module: AnsibleModule, arrived: list[PathInfo]) -> dict[str, t.Any]:
         "patience": params["timeout"],
     }
     substitute = params["substitute_on_destination"]
-    with stores.open_store(origin, **options) as source, stores.open_store(target, **options) as destination:
+    with stores.open_stores((origin, target), **options) as (source, destination):
         make = transfer.plan_closure if params["closure"] else transfer.plan
         plan = make(source, destination, paths, substitute=substitute and not module.check_mode)
         if module.check_mode:

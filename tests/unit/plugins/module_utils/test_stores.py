@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import typing as t
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,3 +85,29 @@ def test_stores_of_this_host(tmp_path: Path, calls: list[t.Any]) -> None:
     with pytest.raises(ChannelError, match="cannot connect"), stores.open_store(Machine(f"unix://{tmp_path}/socket")):
         pass
     assert calls == []
+
+
+def test_several_are_opened_at_once(monkeypatch: pytest.MonkeyPatch, calls: list[t.Any]) -> None:
+    """Each waits for the other; what one raises is raised when both are done, and nothing stays open."""
+    together = threading.Barrier(2, timeout=10)
+
+    @contextlib.contextmanager
+    def opening(machine: Machine, **options: t.Any) -> Iterator[str]:
+        together.wait()
+        if options["fails"] in machine.uri:
+            raise ChannelError(machine.uri, "is not there")
+        calls.append(machine.uri)
+        try:
+            yield machine.uri
+        finally:
+            calls.append("closed")
+
+    monkeypatch.setattr(stores, "open_store", opening)
+    machines = (Machine("ssh-ng://b1"), Machine("ssh-ng://b2"))
+    with stores.open_stores(machines, fails="nowhere") as opened:
+        assert opened == ["ssh-ng://b1", "ssh-ng://b2"]
+    assert calls[2:] == ["closed", "closed"]
+    del calls[:]
+    with pytest.raises(ChannelError, match="b1: is not there"), stores.open_stores(machines, fails="b1"):
+        pass
+    assert calls == ["ssh-ng://b2", "closed"]
