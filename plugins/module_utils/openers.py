@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import threading
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.nixfleet.builders.plugins.module_utils.channel import ChannelClosed, open_local
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine
 from ansible_collections.nixfleet.builders.plugins.module_utils.protocol import Options
 from ansible_collections.nixfleet.builders.plugins.module_utils.site import Opener
 from ansible_collections.nixfleet.builders.plugins.module_utils.ssh import SshHost
-from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_config import remote_command, target_of
+from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_config import Target, remote_command, target_of
+from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_wire import ALIVE_INTERVAL, ALIVE_TIMEOUT
 from ansible_collections.nixfleet.builders.plugins.module_utils.store import Store
 from ansible_collections.nixfleet.builders.plugins.module_utils.stores import is_ssh
 
@@ -79,7 +81,7 @@ class _Ssh:
             if self._closed:
                 raise ChannelClosed(self._machine.uri, "the run ended")
             if self._host is None:
-                self._host = SshHost(target_of(self._machine), self._connect_timeout)
+                self._host = SshHost(_watched(target_of(self._machine)), self._connect_timeout)
             host = self._host
         channel = host.open(remote_command(self._machine), TIMEOUT)
         try:
@@ -94,3 +96,11 @@ class _Ssh:
             host = self._host
         if host is not None:
             host.close()
+
+
+def _watched(target: Target) -> Target:
+    """With signs of life asked for as often as is usual here, if ssh_config has them more seldom: others wait for it."""
+    silence = (target.alive_interval or 0) * (1 + (target.alive_count or 3))
+    if silence <= ALIVE_INTERVAL + ALIVE_TIMEOUT:
+        return target
+    return replace(target, alive_interval=None, alive_count=None)

@@ -295,12 +295,22 @@ import json
 import os
 import select
 import signal
+import tempfile
 import threading
 import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.nixfleet.builders.plugins.module_utils import dispatch, evaluate, machines, out_links, slots
+from ansible_collections.nixfleet.builders.plugins.module_utils import (
+    dispatch,
+    evaluate,
+    machines,
+    out_links,
+    report,
+    report_page,
+    run_report,
+    slots,
+)
 from ansible_collections.nixfleet.builders.plugins.module_utils import plan as planning
 from ansible_collections.nixfleet.builders.plugins.module_utils.channel import ChannelError
 from ansible_collections.nixfleet.builders.plugins.module_utils.derivation import DerivationError
@@ -498,6 +508,32 @@ def wanted(plan: planning.Plan) -> dict[str, t.Any]:
     }
 
 
+def write_reports(module: AnsibleModule, found: dispatch.Run, request: dispatch.Request, start: float) -> None:
+    """The files that were asked for. Raises OSError."""
+    if not (module.params["report"] or module.params["trace"]):
+        return
+    shown = ("policy", "keep_going", "max_attempts", "build_timeout", "copy_results")
+    began = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(start))
+    told_run = run_report.as_report(found, request, began, {name: module.params[name] for name in shown})
+    if module.params["report"]:
+        write_file(module, module.params["report"], report_page.as_html(told_run))
+    if module.params["trace"]:
+        write_file(module, module.params["trace"], json.dumps(report.as_trace(told_run)))
+
+
+def write_file(module: AnsibleModule, path: str, text: str) -> None:
+    """Replaces a file at once."""
+    descriptor, new = tempfile.mkstemp(dir=module.tmpdir)
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+    if not os.path.exists(path):
+        # As other programs would make it.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(new, 0o666 & ~mask)
+    module.atomic_move(new, path)
+
+
 def run(module: AnsibleModule) -> None:
     """Does it, and ends the module. Raises ERRORS, OSError, ValueError."""
     params = module.params
@@ -517,6 +553,7 @@ def run(module: AnsibleModule) -> None:
     end_with_caller()
     found = dispatch.run(request, stores, read_bytes, time.time, progress(params["progress"]))
     result = {**wanted(found.plan), **summary(found), "changed": found.changed}
+    write_reports(module, found, request, start)
     if not found.success:
         module.fail_json(msg=complaint(result), **result)
     if params["out_link"]:
