@@ -99,7 +99,7 @@ class _Ssh:
 
 
 def _watched(target: Target) -> Target:
-    """With signs of life asked for as often as is usual here, if ssh_config has them more seldom: others wait for it."""
+    """With signs of life as often as is usual here, where ssh_config has them more seldom: others wait for its work."""
     silence = (target.alive_interval or 0) * (1 + (target.alive_count or 3))
     if silence <= ALIVE_INTERVAL + ALIVE_TIMEOUT:
         return target
