@@ -291,6 +291,7 @@ seconds:
   sample: 1.25
 """
 
+import contextlib
 import json
 import os
 import select
@@ -405,13 +406,16 @@ def make_stores(
     return RealStores(nix.argv("nix-daemon")[0], params["connect_timeout"], options)
 
 
-def end_with_caller() -> None:
+def end_with_caller(progress_file: str | None) -> None:
     """Ends this process as soon as nobody reads its result any more: on Ctrl-C Ansible only closes the connection."""
 
     def watch() -> None:
         poll = select.poll()
         poll.register(1, 0)
         poll.poll()
+        if progress_file:
+            with contextlib.suppress(OSError):
+                os.unlink(progress_file)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="caller", daemon=True).start()
@@ -422,7 +426,7 @@ def progress(path: str | None) -> t.Callable[[dispatch.Event], None]:
     if not path:
         return lambda event: None
     # Open until the process ends; each line is written at once.
-    file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 pylint: disable=consider-using-with
+    file = open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8", buffering=1)  # pylint: disable=consider-using-with
 
     def write(event: dispatch.Event) -> None:
         file.write(json.dumps(event._asdict()) + "\n")
@@ -550,7 +554,7 @@ def run(module: AnsibleModule) -> None:
         result["changed"] = bool(plan.tasks or result["substituted"] or out_links.differing(links))
         result["plan"] = planning.describe(plan, dispatch.candidates(request), request.client.system)
         module.exit_json(seconds=round(time.time() - start, 3), **result)
-    end_with_caller()
+    end_with_caller(params["progress"])
     found = dispatch.run(request, stores, read_bytes, time.time, progress(params["progress"]))
     result = {**wanted(found.plan), **summary(found), "changed": found.changed}
     write_reports(module, found, request, start)
