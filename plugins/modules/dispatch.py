@@ -425,11 +425,11 @@ def progress(path: str | None) -> t.Callable[[dispatch.Event], None]:
     """What writes news for who watches."""
     if not path:
         return lambda event: None
-    # Open until the process ends; each line is written at once.
-    file = open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8", buffering=1)  # pylint: disable=consider-using-with
+    # Open until the process ends.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def write(event: dispatch.Event) -> None:
-        file.write(json.dumps(event._asdict()) + "\n")
+        os.write(descriptor, (json.dumps(event._asdict()) + "\n").encode())
 
     return write
 
