@@ -52,7 +52,7 @@ class SlotsError(Exception):
 # ---------------------------------------------------------------------------------------------------- names
 
 
-def directory(store: str = "auto", environment: t.Mapping[str, str] = os.environ) -> str:
+def directory(store: str = "auto", environment: t.Mapping[str, str] | None = None) -> str:
     """Where the locks are for the builds of this store: current-load in its state directory (local-fs-store.hh)."""
     base, _mark, query = store.partition("?")
     params = dict(parse_qsl(query))
@@ -61,7 +61,8 @@ def directory(store: str = "auto", environment: t.Mapping[str, str] = os.environ
         root = root or base[len("local://") :]
     elif "/" in base and "://" not in base:
         root = root or os.path.abspath(base)
-    default = f"{root.rstrip('/')}/nix/var/nix" if root else environment.get("NIX_STATE_DIR") or "/nix/var/nix"
+    variables = os.environ if environment is None else environment
+    default = f"{root.rstrip('/')}/nix/var/nix" if root else variables.get("NIX_STATE_DIR") or "/nix/var/nix"
     return os.path.join(params.get("state", default), "current-load")
 
 

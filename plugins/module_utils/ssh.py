@@ -440,7 +440,7 @@ class _Connection:
             return self._closed
         if self._wire is not None and self._wire.lost:
             return self._wire.lost
-        found = (self._transport.get_exception() if self._transport is not None else None) or error
+        found = (self._transport.saved_exception if self._transport is not None else None) or error
         return str(found) or type(found).__name__ if found else "the other end closed it"
 
     def close(self, reason: str) -> None:
@@ -557,7 +557,7 @@ class _Connection:
             raise self._too_late(f"sshd {what}")
         if transport.is_active():
             return
-        error = transport.get_exception()
+        error = transport.saved_exception
         if time.monotonic() >= self._deadline:
             raise self._too_late("sshd did not finish the key exchange") from error
         reason = str(error) or type(error).__name__

@@ -23,7 +23,8 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests/unit"))
-    import conftest  # noqa: F401  (makes this checkout importable)
+    # Makes this checkout importable.
+    __import__("conftest")
 
 from ansible_collections.nixfleet.builders.plugins.module_utils.scheduler import (
     BYTES_PER_SECOND,
@@ -117,7 +118,7 @@ def make_world(derivations: int, machines: int, layers: int, seed: int = SEED) -
         layer = range(first, min(first + width, derivations))
         kinds = chance.choices(CLASSES, weights, k=len(layer))
         for number, (_weight, asked) in zip(layer, kinds):
-            needs = {chance.choice(previous) for _ in range(chance.randint(1, 4))} if previous else set()
+            needs = {chance.choice(previous) for _unused in range(chance.randint(1, 4))} if previous else set()
             name = f"step{number}"
             path = f"/nix/store/{number:032d}-{name}"
             steps.append(
@@ -155,7 +156,7 @@ def lower_bound(world: World) -> Json:
             share = max(share, sum(work[one] for one in some) / sum(machines.values()))
     everything = {c.key: c.slots * c.speed_factor for one in classes for c in takers[one]}
     share = max(share, sum(work.values()) / sum(everything.values()))
-    return {"chain": max(chains.values()), "work": share, "bound": max(max(chains.values()), share)}
+    return {"chain": max(chains.values()), "work": share, "bound": max(*chains.values(), share)}
 
 
 def run(world: World, policy: Policy) -> Json:

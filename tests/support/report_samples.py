@@ -11,7 +11,8 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-    import conftest  # noqa: F401  (makes this checkout importable)
+    # Makes this checkout importable.
+    __import__("conftest")
 
 from ansible_collections.nixfleet.builders.plugins.module_utils import report_page
 from ansible_collections.nixfleet.builders.plugins.module_utils.report import (
@@ -62,7 +63,9 @@ def sample_run(steps: int, machines: int = 3, slots: int = 4, seed: int = 1, fau
         name = f"{chance.choice(NAMES)}-{number}"
         path = f"/nix/store/{chance.getrandbits(160):032x}"[:43] + f"-{name}.drv"
         before = [
-            made[chance.randrange(max(0, number - 60), number)].drv_path for _ in range(chance.randint(0, 2)) if number
+            made[chance.randrange(max(0, number - 60), number)].drv_path
+            for _unused in range(chance.randint(0, 2))
+            if number
         ]
         requirement = "x86_64-linux" + chance.choice(("", "", " kvm", " big-parallel"))
         status: StepStatus = "built"

@@ -115,7 +115,7 @@ def test_other_things_that_cannot_be_used(tmp_path: Path) -> None:
 def test_in_a_play(tmp_path: Path) -> None:
     path = tmp_path / ("0" * 32 + "-test-1.0.drv")
     path.write_bytes(DRV)
-    hosts = {name: known for name, known in VARIABLES["hostvars"].items()}
+    hosts = dict(VARIABLES["hostvars"])
     (tmp_path / "inventory.yml").write_text(json.dumps({"nix_builders": {"hosts": hosts}}))
     play = {
         "hosts": "localhost",

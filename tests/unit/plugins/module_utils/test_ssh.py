@@ -179,7 +179,7 @@ def test_bytes_both_ways_and_nothing_left(server: Server, host: SshHost) -> None
 def test_many_channels_on_few_connections(server: Server, host: SshHost) -> None:
     server.sessions = 4
     channels: list[ssh.SshChannel] = []
-    threads = [threading.Thread(target=lambda: channels.append(host.open("cat", 10))) for _ in range(10)]
+    threads = [threading.Thread(target=lambda: channels.append(host.open("cat", 10))) for _unused in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -347,7 +347,7 @@ def test_what_the_command_says_last(
 
 def test_stderr_never_blocks(server: Server, host: SshHost) -> None:
     def action(channel: paramiko.Channel) -> None:
-        for _ in range(3):
+        for _unused in range(3):
             channel.sendall_stderr(b"e" * ssh.WINDOW)
         channel.sendall_stderr(b"end")
         channel.sendall(b"out")
@@ -475,7 +475,7 @@ def test_a_silent_server_costs_one_timeout_for_all(server: Server, target: Targe
             errors.append(error)
 
     start = time.monotonic()
-    threads = [threading.Thread(target=attempt) for _ in range(4)]
+    threads = [threading.Thread(target=attempt) for _unused in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
