@@ -97,9 +97,12 @@ class Site:
         if not wanted:
             return set()
         with self.borrow() as store:
-            for path in wanted:
-                store.queue(protocol.ADD_TEMP_ROOT, path)
+            # Of thousands that are asked for, usually few are there: only these are worth a root.
             found = store.valid_paths(wanted)
+            if found:
+                for path in sorted(found):
+                    store.queue(protocol.ADD_TEMP_ROOT, path)
+                found = store.valid_paths(found)
         self.presence.add(found)
         return found
 
