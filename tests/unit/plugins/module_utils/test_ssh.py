@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import sys
 import threading
 import time
@@ -20,24 +19,11 @@ from ansible_collections.nixfleet.builders.plugins.module_utils import ssh
 from ansible_collections.nixfleet.builders.plugins.module_utils.channel import ChannelClosed, ChannelTimeout
 from ansible_collections.nixfleet.builders.plugins.module_utils.ssh import SshError, SshHost, SshTimeout
 from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_config import Target
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from ansible_collections.nixfleet.builders.tests.support.key_files import write_key
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 HOST_KEY = paramiko.ECDSAKey.generate()
 OTHER_KEY = paramiko.ECDSAKey.generate()
-
-
-def write_key(
-    path: Path, passphrase: bytes = b"", key: ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | None = None
-) -> bytes:
-    """An OpenSSH key file; its public blob."""
-    key = key or ed25519.Ed25519PrivateKey.generate()
-    protection = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
-    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, protection))
-    line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    found = ssh.known_hosts.key_from_line(line.decode(), "")
-    assert found is not None
-    return found.blob
 
 
 class Server:
@@ -242,17 +228,13 @@ def test_only_known_types_are_asked_for(target: Target) -> None:
 
 def test_which_keys_were_tried(server: Server, target: Target, tmp_path: Path) -> None:
     write_key(tmp_path / "wrong")
-    write_key(tmp_path / "locked", b"secret")
-    (tmp_path / "garbage").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n")
-    files = tuple(str(tmp_path / name) for name in ("missing", "wrong", "locked", "garbage"))
+    files = tuple(str(tmp_path / name) for name in ("missing", "wrong"))
     with pytest.raises(SshError) as caught:
         SshHost(replace(target, identity_files=files), 10).open("cat")
     text = str(caught.value)
     assert caught.value.permanent
     assert f"user me is refused with {tmp_path}/wrong (ssh-ed25519 SHA256:" in text
     assert f"{tmp_path}/missing cannot be read (No such file" in text
-    assert f"{tmp_path}/locked has a passphrase" in text
-    assert f"{tmp_path}/garbage is no private key" in text
     assert server.offered == ["ssh-ed25519"]
 
 
@@ -267,59 +249,6 @@ def test_rsa_key(server: Server, target: Target, tmp_path: Path) -> None:
 def test_no_key(target: Target) -> None:
     with pytest.raises(SshError, match="there is no key to log in with; the agent at /nonexistent does not answer"):
         SshHost(replace(target, identity_files=(), agent="/nonexistent"), 10).open("cat")
-
-
-class Agent:
-    """Plays an ssh agent that holds ed25519 keys."""
-
-    def __init__(self, path: Path, keys: list[ed25519.Ed25519PrivateKey]) -> None:
-        self.keys = {self._blob(key): key for key in keys}
-        self.signed = 0
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    @staticmethod
-    def _string(data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + data
-
-    def _blob(self, key: ed25519.Ed25519PrivateKey) -> bytes:
-        raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        return self._string(b"ssh-ed25519") + self._string(raw)
-
-    def _serve(self) -> None:
-        while True:
-            connection = self._listener.accept()[0].makefile("rwb")
-            while header := connection.read(4):
-                message = paramiko.Message(connection.read(struct.unpack(">I", header)[0]))
-                if message.get_byte() == b"\x0b":
-                    answer = b"\x0c" + struct.pack(">I", len(self.keys))
-                    answer += b"".join(self._string(blob) + self._string(b"") for blob in self.keys)
-                else:
-                    key = self.keys[message.get_binary()]
-                    signature = self._string(b"ssh-ed25519") + self._string(key.sign(message.get_binary()))
-                    answer = b"\x0e" + self._string(signature)
-                    self.signed += 1
-                connection.write(self._string(answer))
-                connection.flush()
-
-
-def test_agent_holds_what_the_file_locks(server: Server, target: Target, tmp_path: Path) -> None:
-    key, unwanted = ed25519.Ed25519PrivateKey.generate(), ed25519.Ed25519PrivateKey.generate()
-    server.accepts = {write_key(tmp_path / "locked", b"secret", key)}
-    agent = Agent(tmp_path / "agent", [unwanted, key])
-    with_agent = replace(target, agent=str(tmp_path / "agent"), agent_offers_all=False)
-    host = SshHost(replace(with_agent, identity_files=(str(tmp_path / "locked"),)), 10)
-    host.open("cat").close()
-    host.close()
-    assert agent.signed == 1
-    # Without the file: none with IdentitiesOnly, all without.
-    with pytest.raises(SshError, match="no key to log in with"):
-        SshHost(replace(with_agent, identity_files=()), 10).open("cat")
-    host = SshHost(replace(with_agent, identity_files=(), agent_offers_all=True), 10)
-    host.open("cat").close()
-    host.close()
 
 
 # ---------------------------------------------------------------------------------------------------- how it ends
