@@ -423,22 +423,6 @@ def test_close_ends_a_connect(server: Server, target: Target) -> None:
     assert time.monotonic() - start < 5
 
 
-def test_refused_and_unknown(target: Target) -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    listener.close()
-    with pytest.raises(SshError, match=f"127.0.0.1 port {port}: Connection refused"):
-        SshHost(replace(target, port=port), 5).open("cat")
-    with pytest.raises(SshError, match="cannot be resolved"):
-        SshHost(replace(target, address="no..such"), 5).open("cat")
-
-
-def test_a_resolver_that_hangs(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_given: time.sleep(1.5))
-    with pytest.raises(SshTimeout, match="not resolved within 0.3 s"):
-        SshHost(target, 0.3).open("cat")
-
-
 RELAY = """
 import os, socket, sys, threading
 s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
