@@ -84,6 +84,7 @@ class Host:
         self.fault: t.Callable[[str, t.Any], None] = lambda operation, request: None
         self.built: list[str] = []
         self.received: list[str] = []
+        self.roots: list[str] = []
         self.opened = 0
         self.channels: set[PlayedChannel] = set()
 
@@ -208,6 +209,10 @@ class PlayedStore:
 
     def add_temp_roots(self, paths: t.Iterable[str]) -> None:
         self._do("AddTempRoot", paths)
+
+    def add_indirect_root(self, link: str) -> None:
+        self._do("AddIndirectRoot", link)
+        self._host.roots.append(link)
 
     def build_paths(self, targets: t.Iterable[str]) -> dict[str, BuildResult]:
         found = {}

@@ -152,8 +152,8 @@ def test_derivations_that_are_not_there(client: Client) -> None:
 
 def test_outputs_that_there_are_not(client: Client) -> None:
     made = drv("made", outputs=("out", "dev"))
-    with pytest.raises(PlanError, match=f"{made.path} has no output doc, lib; its outputs are dev, out"):
-        client.plan(made, names=("lib", "out", "doc"))
+    with pytest.raises(PlanError, match=f"{made.path} has no output doc, info, lib, man; its outputs are dev, out"):
+        client.plan(made, names=("lib", "out", "doc", "man", "info"))
 
 
 def test_inputs_that_nobody_has(client: Client) -> None:
@@ -212,6 +212,19 @@ def test_derivations_that_are_not_dispatched(client: Client, place: str) -> None
     assert str(error.value).startswith(f"{low.path}: floating content-addressed, which is not dispatched")
 
 
+def test_derivations_that_are_not_dispatched_are_all_named(client: Client) -> None:
+    low, side = Unknown(*drv("low")), Unknown(*drv("side"))
+    with pytest.raises(PlanError, match=f"^{', '.join(sorted([low.path, side.path]))}: floating content-addressed,"):
+        client.plan(drv("top", [low, side]))
+
+
+def test_a_wanted_derivation_that_is_not_dispatched_and_built_already(client: Client) -> None:
+    low = Unknown(*drv("low"))
+    client.answer()
+    with pytest.raises(PlanError, match=f"^{low.path}: floating content-addressed"):
+        client.plan(low)
+
+
 # ---------------------------------------------------------------------------------------------------- routes
 
 
@@ -229,13 +242,13 @@ def test_routes_are_checked(client: Client) -> None:
 
 
 def test_a_plan_in_words(client: Client) -> None:
-    low = drv("low", features="kvm big")
+    low = drv("low", features="kvm big nixos-test benchmark")
     top = drv("top", [low], outputs=("out", "dev"))
     found = client.plan(top)
     machines = [
         Machine("ssh-ng://u@b1"),
         Machine("ssh-ng://u@b2", speed_factor=2),
-        Machine("ssh-ng://u@b3", supported_features=("big", "kvm")),
+        Machine("ssh-ng://u@b3", supported_features=("benchmark", "big", "kvm", "nixos-test")),
         LocalMachine("x86_64-linux"),
     ]
     assert plan.describe(found, machines, "x86_64-linux") == [
@@ -243,7 +256,7 @@ def test_a_plan_in_words(client: Client) -> None:
             "derivation": low.path,
             "name": "low",
             "system": "x86_64-linux",
-            "features": ["big", "kvm"],
+            "features": ["benchmark", "big", "kvm", "nixos-test"],
             "outputs": {"out": low.out},
             "machines": ["b3"],
         },

@@ -95,7 +95,12 @@ def test_when_a_step_was_queued() -> None:
     low, high = drv("low"), drv("high")
     top = drv("top", [low, high])
     first = record(low, Attempt("b1", START + 1, START + 1, 0, START + 3, "built"), status="built")
-    second = record(high, Attempt("b1", START + 1, START + 1, 0, START + 5, "built"), status="built")
+    second = record(
+        high,
+        Attempt("b1", START + 1, START + 1, 0, START + 2, "lost"),
+        Attempt("b2", START + 4, START + 4, 0, START + 5, "built"),
+        status="built",
+    )
     third = record(
         top,
         Attempt("b1", START + 6, 0, 0, START + 7, "lost"),
@@ -103,8 +108,8 @@ def test_when_a_step_was_queued() -> None:
         status="built",
     )
     steps = as_report(first, second, third).steps
-    assert [[each.queued for each in step.attempts] for step in steps] == [[0], [0], [5, 7]]
-    assert [step.queued for step in steps] == [1, 1, 3]
+    assert [[each.queued for each in step.attempts] for step in steps] == [[0], [0, 2], [5, 7]]
+    assert [step.queued for step in steps] == [1, 3, 3]
 
 
 def test_a_step_that_began_while_what_it_needs_was_made_again() -> None:
