@@ -609,6 +609,10 @@ def main() -> None:
             module.fail_json(msg=f"{option} is {params[option]}, it has to be at least {least}")
     if params["out_link"] and params["copy_results"] != dispatch.TO_CLIENT:
         module.fail_json(msg="out_link needs the results on this host: leave out copy_results, or out_link")
+    for option in ("out_link", "report", "trace"):
+        directory = os.path.dirname(params[option] or "")
+        if directory and not os.path.isdir(directory):
+            module.fail_json(msg=f"there is no directory {directory} for {option}; make it first")
     if params["attributes"] and not (params["file"] or params["expression"]):
         module.fail_json(msg="attributes are those of a file or an expression: give one of these, too")
     try:

@@ -417,8 +417,14 @@ def test_reports(client: Client) -> None:
     assert text.startswith("<!doctype html>") and "made" in text and "77" in text
     assert {"made"} <= {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
     assert [stat.S_IMODE(path.stat().st_mode) for path in (report, trace)] == [0o640, 0o640]
-    result = client(drv("other"), report=str(client.root / "none/report"))
-    assert result["failed"] and "none" in result["msg"]
+
+
+@pytest.mark.parametrize("option", ["report", "trace", "out_link"])
+def test_files_whose_directory_is_not_there(client: Client, option: str) -> None:
+    """That is told before anything is built."""
+    result = client(drv("made"), **{option: str(client.root / "none/file")})
+    assert result["failed"] and not client.world.built
+    assert result["msg"] == f"there is no directory {client.root}/none for {option}; make it first"
 
 
 def test_news_are_appended_to_a_file(client: Client) -> None:
