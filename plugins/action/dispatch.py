@@ -9,6 +9,7 @@ as, by commands of their own over the same way (ssh, local, become).
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import shlex
@@ -88,7 +89,9 @@ class Follower:
             # The module goes on; only its display ends.
             display.vv(f"dispatch: its progress cannot be shown: {error}")
         finally:
-            self._command(f"rm -f {self._path}")
+            # That the host cannot be reached is the module's to tell.
+            with contextlib.suppress(Exception):
+                self._command(f"rm -f {self._path}")
 
     def _look(self) -> None:
         # Counted in lines: a terminal in between changes how they end.
