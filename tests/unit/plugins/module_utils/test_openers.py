@@ -21,7 +21,7 @@ OPTIONS = Options(max_build_jobs=2, build_cores=3)
 
 
 class Reached:
-    """Whatever is opened is the played store. calls: what was asked for. channels: what was opened, closed: of these."""
+    """All that is opened is the played store. calls: what was asked for. channels: opened ones; closed: of these."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self.played = PlayedStore()
@@ -59,7 +59,7 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reached]:
 
         def target_of(machine: Machine) -> Target:
             reached.calls.append(machine.uri)
-            return target()
+            return target(alive_interval=60)
 
         monkeypatch.setattr(openers, "SshHost", Host)
         monkeypatch.setattr(openers, "target_of", target_of)
@@ -121,7 +121,7 @@ def test_a_daemon_that_refuses_the_options(reached: Reached) -> None:
 
 @pytest.mark.parametrize("scheme", ["ssh", "ssh-ng"])
 def test_a_builder(reached: Reached, scheme: str) -> None:
-    """ssh_config is read when it is first opened; all its connections are one SshHost's."""
+    """ssh_config is read when it is first opened (and its silence cut short); all connections are one SshHost's."""
     opener = stores(OPTIONS).machine(Machine(f"{scheme}://u@b1?remote-store=/r"))
     assert reached.calls == []
     first, second = opener.open(), opener.open()
@@ -172,7 +172,7 @@ def test_what_cannot_be_connected_may_be_tried_again(reached: Reached, monkeypat
     ("configured", "kept"),
     [
         ({}, True),
-        ({"alive_interval": 5}, True),
+        ({"alive_interval": 6}, True),
         ({"alive_interval": 5, "alive_count": 4}, True),
         ({"alive_interval": 5, "alive_count": 5}, False),
         ({"alive_interval": 7}, False),
