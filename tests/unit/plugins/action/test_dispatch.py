@@ -212,7 +212,8 @@ def test_when_nothing_is_shown(
     action: Action, screen: Screen, task: dict[str, t.Any], args: dict[str, t.Any], native: bool, wrap: bool
 ) -> None:
     """In check mode, in the background, and where the user reads the news: the module runs with the task's options."""
-    vars(action._task).update(task)
+    for name, value in task.items():
+        setattr(action._task, name, value)
     action._task.args.update(args)
     action._connection.has_native_async = native
     action.module = lambda given: {"invocation": {"module_args": {"progress": "kept"}}}

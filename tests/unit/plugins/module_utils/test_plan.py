@@ -12,7 +12,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.derivation impor
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine
 from ansible_collections.nixfleet.builders.plugins.module_utils.plan import Plan, PlanError
 from ansible_collections.nixfleet.builders.plugins.module_utils.protocol import Missing
-from ansible_collections.nixfleet.builders.plugins.module_utils.route import LocalMachine
+from ansible_collections.nixfleet.builders.plugins.module_utils.route import Candidate, LocalMachine
 from ansible_collections.nixfleet.builders.tests.support.played_fleet import Drv, World, drv, store_path
 
 SOURCE = store_path("source")
@@ -245,7 +245,7 @@ def test_a_plan_in_words(client: Client) -> None:
     low = drv("low", features="kvm big nixos-test benchmark")
     top = drv("top", [low], outputs=("out", "dev"))
     found = client.plan(top)
-    machines = [
+    machines: list[Candidate] = [
         Machine("ssh-ng://u@b1"),
         Machine("ssh-ng://u@b2", speed_factor=2),
         Machine("ssh-ng://u@b3", supported_features=("benchmark", "big", "kvm", "nixos-test")),

@@ -46,7 +46,8 @@ def as_report(
 def attempt(given: float, ready: float, building: float, stopped: float, outcome: str = "built") -> report.Attempt:
     """One attempt's report; 0: it did not come so far."""
     times = [time and START + time for time in (given, ready, building, stopped)]
-    (step,) = as_report(record(drv("a"), Attempt("b1", *times, outcome=outcome, reason="so"), status="built")).steps
+    tried = Attempt("b1", times[0], times[1], times[2], times[3], outcome, "so")
+    (step,) = as_report(record(drv("a"), tried, status="built")).steps
     (found,) = step.attempts
     assert (found.machine, found.outcome, found.reason) == ("b1", outcome, "so")
     return found

@@ -353,12 +353,23 @@ def test_builders_of_the_hosts_nix(client: Client, machines: str) -> None:
 def test_builders_that_are_none(client: Client) -> None:
     result = client(drv("made"), builders=[{"uri": "ssh-ng://b1", "color": "red"}])
     assert result["failed"] and "color" in result["msg"]
+    result = client(drv("made"), builders=client.builders()[:1] * 2)
+    assert result["failed"] and "it is named twice" in result["msg"]
     file = client.root / "machines"
     file.write_text("ssh-ng://b1 x86_64-linux - many\n")
     result = client(drv("made"), builders_file=str(file))
     assert result["failed"] and str(file) in result["msg"] and "many" in result["msg"]
     result = client(drv("made"), builders_file=str(client.root / "none"))
     assert result["failed"] and f"{client.root}/none" in result["msg"]
+
+
+def test_files_are_read_as_they_are(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that are no UTF-8 harm neither a derivation nor a machines file."""
+    file = client.root / "machines"
+    file.write_bytes(b"# M\xfcller\r\nssh-ng://b1 x86_64-linux\n")
+    monkeypatch.undo()
+    assert dispatch.read_bytes(str(file)) == file.read_bytes()
+    assert dispatch.read_text(str(file)).startswith("# M\udcfcller")
 
 
 def request(client: Client, settings: t.Mapping[str, t.Any] | None = None, **options: t.Any) -> engine.Request:
@@ -422,7 +433,8 @@ def test_reports(client: Client) -> None:
 @pytest.mark.parametrize("option", ["report", "trace", "out_link"])
 def test_files_whose_directory_is_not_there(client: Client, option: str) -> None:
     """That is told before anything is built."""
-    result = client(drv("made"), **{option: str(client.root / "none/file")})
+    options: dict[str, t.Any] = {option: str(client.root / "none/file")}
+    result = client(drv("made"), **options)
     assert result["failed"] and not client.world.built
     assert result["msg"] == f"there is no directory {client.root}/none for {option}; make it first"
 
@@ -474,7 +486,7 @@ def test_it_ends_with_its_caller(tmp_path: Path) -> None:
 
 
 def test_the_message_of_a_failure() -> None:
-    failures = [
+    failures: list[Result] = [
         {"name": f"a{number}", "builder": "b1", "error": "why", "status": "failed", "log": []}
         for number in range(dispatch.TOLD + 2)
     ]
