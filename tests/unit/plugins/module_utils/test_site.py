@@ -210,6 +210,14 @@ def test_close_ends_what_is_not_broken_when_it_is_given_back(site: Site) -> None
 # ---------------------------------------------------------------------------------------------------- threads
 
 
+def wait_until_free(site: Site, count: int) -> None:
+    """Until so many threads have nothing to do."""
+    limit = time.monotonic() + LIMIT
+    while site._free < count and time.monotonic() < limit:
+        time.sleep(0.001)
+    assert site._free == count
+
+
 def test_as_many_threads_as_there_is_work(site: Site) -> None:
     """None waits for another."""
     together = threading.Barrier(4, timeout=LIMIT)
@@ -224,10 +232,19 @@ def test_threads_are_kept(site: Site) -> None:
     for _unused in range(5):
         site.do(lambda: names.put(threading.current_thread().name))
         found.add(names.get(timeout=LIMIT))
-        limit = time.monotonic() + LIMIT
-        while not site._free and time.monotonic() < limit:
-            time.sleep(0.001)
+        wait_until_free(site, 1)
     assert found == {"builder b1 1"}
+
+
+def test_a_free_thread_is_counted_once(site: Site) -> None:
+    """Also before it has taken what it was woken for."""
+    site.do(lambda: None)
+    wait_until_free(site, 1)
+    together = threading.Barrier(3, timeout=LIMIT)
+    with site._changed:
+        for _unused in range(2):
+            site.do(lambda: together.wait() and None)
+    together.wait()
 
 
 def test_work_gives_work(site: Site) -> None:
@@ -251,6 +268,7 @@ def test_threads_end_with_the_site(host: Host) -> None:
     threads = [thread for thread in threading.enumerate() if thread.name.startswith(site.label)]
     assert len(threads) == 2
     together.wait()
+    wait_until_free(site, 2)
     site.close()
     for thread in threads:
         thread.join(LIMIT)
