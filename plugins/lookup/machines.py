@@ -93,7 +93,6 @@ import dataclasses
 import typing as t
 
 from ansible.errors import AnsibleError
-from ansible.inventory.manager import InventoryManager
 from ansible.plugins.lookup import LookupBase
 from ansible.utils.display import Display
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine, MachinesError
@@ -101,6 +100,10 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.nix_version impo
     OLDEST,
     NixVersionError,
     parse_version,
+)
+from ansible_collections.nixfleet.builders.plugins.plugin_utils.inventory_machines import (
+    InventoryError,
+    inventory_machines,
 )
 
 display = Display()
@@ -111,70 +114,30 @@ class LookupModule(LookupBase):  # type: ignore[misc]
 
     def run(self, terms: list[str], variables: t.Any = None, **kwargs: t.Any) -> list[t.Any]:
         self.set_options(var_options=variables, direct=kwargs)
-        group = self._templar.template(variables.get("nix_builders_group", "nix_builders"))
-        found = []
-        for name in self._hosts([str(term) for term in terms], variables["groups"], group):
-            fact = self._fact(name, variables["hostvars"])
-            if fact is not None:
-                found.append(self._machine(name, fact))
-        if self.get_option("format") == "dicts":
-            return [machine.to_dict() for machine in found]
+        unknown: dict[str, t.Callable[[str], None] | None] = {
+            "error": None,
+            "warn": lambda text: display.warning(f"{text}; it is left out"),
+            "skip": lambda text: None,
+        }
         try:
+            found = inventory_machines(
+                self,
+                variables,
+                [str(term) for term in terms],
+                self.get_option("exclude"),
+                self.get_option("remembered"),
+                unknown[self.get_option("missing")],
+            )
+            machines = [self._changed(machine) for machine in found]
+            if self.get_option("format") == "dicts":
+                return [machine.to_dict() for machine in machines]
             version = self.get_option("nix_version")
             reading = parse_version(version) if version else OLDEST
-            return [machine.render(reading) for machine in found]
-        except (MachinesError, NixVersionError) as error:
+            return [machine.render(reading) for machine in machines]
+        except (InventoryError, MachinesError, NixVersionError) as error:
             raise AnsibleError(f"nixfleet.builders.machines: {error}") from None
 
-    def _hosts(self, terms: list[str], groups: t.Mapping[str, list[str]], default: str) -> list[str]:
-        """The hosts of the patterns in their order, less the excluded. AnsibleError for a term that fits none."""
-        if terms and all(term in groups["all"] for term in terms):
-            hosts = list(dict.fromkeys(terms))  # names, which need no matching
-        elif terms:
-            manager = InventoryManager(self._loader, parse=False)
-            for group, names in groups.items():
-                manager.add_group(group)
-                for name in names:
-                    manager.add_host(name, group=group)
-            for term in terms:
-                if term[:1] not in "!&" and term not in groups and not manager.get_hosts(pattern=term):
-                    raise AnsibleError(
-                        f"nixfleet.builders.machines: no host or group of the inventory fits {term!r}; correct the name"
-                    )
-            hosts = [host.name for host in manager.get_hosts(pattern=terms)]
-        else:
-            hosts = list(groups.get(default, []))
-        excluded = set(self.get_option("exclude"))
-        return [name for name in hosts if name not in excluded]
-
-    def _fact(self, name: str, hostvars: t.Mapping[str, t.Any]) -> t.Any:
-        """What a builder publishes; None where nothing is known and that is allowed."""
-        known = hostvars[name]
-        gathered = known.get("ansible_facts") or {}
-        # ansible-core 2.19 to 2.21 keep the prefix of this one fact (vars/clean.py, namespace_facts).
-        local = gathered.get("ansible_local") or gathered.get("local") or {}
-        for fact in (known.get("nix_builder_fact"), local.get("nix_builder"), self.get_option("remembered").get(name)):
-            if fact:
-                return fact
-        text = (
-            f"builder {name} has published nothing that this run knows; run nixfleet.builders.fleet, or the role "
-            f"nixfleet.builders.nix_builder, on it first, and gather its facts in this run"
-        )
-        if self.get_option("missing") == "error":
-            raise AnsibleError(f"nixfleet.builders.machines: {text}")
-        if self.get_option("missing") == "warn":
-            display.warning(f"{text}; it is left out")
-        return None
-
-    def _machine(self, name: str, fact: t.Any) -> Machine:
-        try:
-            machine = Machine.from_dict(fact["machine"] if isinstance(fact, dict) else fact)
-        except (MachinesError, KeyError) as error:
-            reason = "there is no machine in it" if isinstance(error, KeyError) else str(error)
-            raise AnsibleError(
-                f"nixfleet.builders.machines: what builder {name} has published is damaged: {reason}; "
-                "run the role nixfleet.builders.nix_builder on it again"
-            ) from None  # ansible-core would say the reason twice
+    def _changed(self, machine: Machine) -> Machine:
         ssh_key, protocol = self.get_option("ssh_key"), self.get_option("protocol")
         if ssh_key:
             machine = dataclasses.replace(machine, ssh_key=ssh_key)

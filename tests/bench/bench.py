@@ -26,12 +26,13 @@ ROOT = Path(os.environ["ROOT"])
 BUILD = Path(os.environ["BUILD"])
 sys.path[:0] = [str(ROOT / "tests/fleet"), os.environ["ANSIBLE_COLLECTIONS_PATH"]]
 
+import dispatching  # noqa: E402
 from ansible_collections.nixfleet.builders.plugins.module_utils import machines  # noqa: E402
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine  # noqa: E402
 from fleetlib.hosts import load  # noqa: E402
 from fleetlib.machine import Group  # noqa: E402
 
-FLEET = "bench"
+FLEET = os.environ.get("NIXFLEET_FLEET", "bench")
 FLEET_TOOL = str(ROOT / "tests/fleet/fleet")
 STATE = BUILD / "bench"
 
@@ -44,6 +45,9 @@ SERIES = (1, 2, 4, 8)
 GROWTH = 1.2
 BUSY_LOAD = 1.0
 FORKS = 10
+#: What the playbook fleet and the machines file take; those of the dispatcher are dispatching.py's.
+PLAYBOOK_CASES = ("machines_file", "fleet", "series")
+CASES = (*PLAYBOOK_CASES, *dispatching.CASES)
 
 Json = dict[str, t.Any]
 
@@ -239,6 +243,16 @@ def extra_hosts(series: t.Mapping[int, Json]) -> Json:
     return result
 
 
+def dispatch_cases(names: list[str], *, quick: bool, keep: bool) -> Json:
+    """Those cases of dispatching.py, on hosts of their own."""
+    if names != ["simulation"]:
+        if keep:
+            fleet("up", *dispatching.HOSTS)
+        else:
+            fresh_hosts(*dispatching.HOSTS)
+    return dispatching.measure(dispatching.Lab(fleet, STATE, ROOT, quick), names)
+
+
 def facts() -> Json:
     """What the figures depend on."""
     model = next(
@@ -275,10 +289,19 @@ def missed(measured: t.Any) -> bool:
 def main() -> int:
     """Measures what the options ask for; the exit status."""
     parser = argparse.ArgumentParser(prog="tests/bench/run", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="without the series of 1, 2, 4 and 8 builders")
+    parser.add_argument("--only", nargs="+", choices=CASES, metavar="CASE", help=f"some cases: {', '.join(CASES)}")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="without the series of 1, 2, 4 and 8 builders, the rest with smaller counts",
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="for the dispatcher's cases: take hosts that run, leave them"
+    )
     parser.add_argument("--strict", action="store_true", help="fail when a target is missed")
     parser.add_argument("--tasks", action="store_true", help="with the seconds and modules of each task")
     options = parser.parse_args()
+    cases = options.only or [case for case in CASES if case != "series" or not options.quick]
     signal.signal(signal.SIGTERM, lambda *_args: sys.exit(143))
 
     result: Json = {"environment": facts(), "warnings": []}
@@ -287,21 +310,27 @@ def main() -> int:
         result["warnings"].append(
             f"the machine was busy: load average {load_before} before the start, so wall seconds are too high"
         )
-    result["machines_file"] = machines_file()
+    if "machines_file" in cases:
+        result["machines_file"] = machines_file()
     try:
         builders = ["builder1:bookworm", "builder2:trixie", "builder3:forky"]
-        first, second = both_runs("fleet", ["client1:trixie", *builders], with_tasks=options.tasks)
-        result["fresh_run"] = with_target(first, FRESH_SECONDS)
-        result["second_run"] = with_target(second, SECOND_SECONDS)
-        if not options.quick:
+        if "fleet" in cases:
+            first, second = both_runs("fleet", ["client1:trixie", *builders], with_tasks=options.tasks)
+            result["fresh_run"] = with_target(first, FRESH_SECONDS)
+            result["second_run"] = with_target(second, SECOND_SECONDS)
+        if "series" in cases:
             series = {}
             for count in SERIES:
                 specs = ["client1:trixie", *(f"builder{number}:trixie" for number in range(1, count + 1))]
                 runs = both_runs(f"builders-{count}", specs)
                 series[count] = dict(zip(("fresh", "second"), runs))
             result["extra_host"] = extra_hosts(series)
+        chosen = [case for case in dispatching.CASES if case in cases]
+        if chosen:
+            result["dispatch"] = dispatch_cases(chosen, quick=options.quick, keep=options.keep)
     finally:
-        fleet("down")
+        if not options.keep:
+            fleet("down")
     result["reached"] = not missed(result)
     text = json.dumps(result, indent=2)
     (BUILD / "bench.json").write_text(f"{text}\n")
