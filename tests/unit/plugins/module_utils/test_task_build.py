@@ -392,11 +392,11 @@ def test_the_client_substitutes(absent: Fleet) -> None:
     assert absent.client.presence.known([LOW.out])
 
 
-def test_what_the_client_has_nobody_substitutes(absent: Fleet) -> None:
+def test_the_client_substitutes_once(absent: Fleet) -> None:
     absent.here.add(LOW.out)
     absent.client.presence.add([LOW.out])
     absent.here.fault = fail("BuildPathsWithResults", RemoteError(0, "again"))
-    absent.run(absent.job(absent.b1), builders_substitute=True)
+    absent.run(absent.job(absent.b1))
     assert LOW.out in absent.host1.received
     absent.builder().fetch([LOW.out])
     absent.builder().fetch([])
