@@ -284,7 +284,7 @@ def test_a_reason_without_the_log(fleet: Fleet, message: str, reason: str) -> No
 
 
 def test_outputs_that_are_not_there(fleet: Fleet) -> None:
-    fleet.host1.fault = lambda operation, request: operation == "QueryPathInfo" and fleet.host1.delete(TOP.out) or None
+    fleet.host1.fault = lambda operation, request: fleet.host1.delete(TOP.out) if operation == "QueryPathInfo" else None
     with pytest.raises(MachineTrouble, match="builder b1 says that it built top, but its outputs are not there"):
         fleet.run(fleet.job(fleet.b1))
     assert not fleet.b1.presence.known([TOP.out])
