@@ -74,6 +74,8 @@ def test_check_mode_returns_the_plan(build: Dispatch) -> None:
     top = drv("top", [drv("low")])
     result = build(top, check=True)
     assert result["changed"] and not build.world.built
+    assert result["diff"]["after"].splitlines() == [each["derivation"] for each in result["plan"]]
+    assert build(top)["diff"] == result["diff"]
     assert [(each["name"], each["machines"]) for each in result["plan"]] == [
         ("low", ["b1", "b2"]),
         ("top", ["b1", "b2"]),
