@@ -326,10 +326,7 @@ class Scheduler:
 
     def counts(self) -> dict[Status, int]:
         """How many steps stand where."""
-        counts = dict.fromkeys(Status, 0)
-        for status in self._status:
-            counts[status] += 1
-        return counts
+        return dict(self._counts)
 
     def attempts(self, step: str) -> list[tuple[str, str]]:
         """The attempts of a step that were lost, as (machine, reason)."""
@@ -357,7 +354,11 @@ class Scheduler:
                 if entry is None:
                     del queues[queue]
                     continue
-                key = entry if self._nix else (-max(-entry[0] * CHAIN_STRETCH, queue.demand), *entry)
+                key = entry
+                if not self._nix:
+                    # Of steps that are as urgent, first those that fewer machines may take.
+                    priority, step = entry
+                    key = (-max(-priority * CHAIN_STRETCH, queue.demand), priority, queue.capacity, step)
                 if chosen is None or key < best:
                     best, chosen = key, queue
             if chosen is None:
@@ -462,7 +463,7 @@ class Scheduler:
         number = self._ids[step]
         if self._status[number] is not Status.BUILT:
             return
-        self._status[number] = Status.WAITING
+        self._mark(number, Status.WAITING)
         self._open += 1
         self._doubted.add(number)
         self._waits[number] += 1
@@ -471,7 +472,7 @@ class Scheduler:
         for dependent in self._dependents[number]:
             self._waits[dependent] += 1
             if self._status[dependent] is Status.READY:
-                self._status[dependent] = Status.WAITING
+                self._mark(dependent, Status.WAITING)
 
     def again(self, step: str) -> None:
         """What a doubted step made is lost: it is built again."""
@@ -688,10 +689,15 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------------------ the states
 
+    def _mark(self, step: int, status: Status) -> None:
+        self._counts[self._status[step]] -= 1
+        self._counts[status] += 1
+        self._status[step] = status
+
     def _start(self, step: int, machine: _Machine, now: float) -> Assignment:
         self._serial += 1
         assignment = Assignment(self._steps[step].id, machine.candidate.key, self._serial)
-        self._status[step] = Status.RUNNING
+        self._mark(step, Status.RUNNING)
         self._running[step] = assignment
         self._serials.add(self._serial)
         self._queue_of[step].work -= self._seconds[step]
@@ -720,7 +726,7 @@ class Scheduler:
         queue = self._queue_of[step]
         queue.work += self._seconds[step]
         self._longest = min(self._longest, self._place[step])
-        self._status[step] = Status.WAITING
+        self._mark(step, Status.WAITING)
         if not self._waits[step]:
             self._make_ready(step)
         if self._stopped:
@@ -745,7 +751,7 @@ class Scheduler:
         self._fail(step, machine.candidate.key, f"given up after {len(tried)} attempts: {told}")
 
     def _make_ready(self, step: int) -> None:
-        self._status[step] = Status.READY
+        self._mark(step, Status.READY)
         made = self._steps[step]
         order = (made.name, made.id) if self._nix else (-self._priority[step],)
         heapq.heappush(self._queue_of[step].ready, (*order, step))
@@ -779,7 +785,7 @@ class Scheduler:
     def _end(self, step: int, status: Status, machine: str, reason: str) -> None:
         if self._status[step] in (Status.WAITING, Status.READY):
             self._queue_of[step].work -= self._seconds[step]
-        self._status[step] = status
+        self._mark(step, status)
         self._open -= 1
         self._ended.append(Ended(self._steps[step].id, status, machine, reason))
 
@@ -872,6 +878,7 @@ class Scheduler:
         if len(self._ids) != len(steps):
             raise SchedulerError("a step is there twice")
         self._status = [Status.WAITING] * len(steps)
+        self._counts = {**dict.fromkeys(Status, 0), Status.WAITING: len(steps)}
         self._waits = [0] * len(steps)
         self._dependents: list[list[int]] = [[] for _step in steps]
         for number, step in enumerate(steps):

@@ -503,6 +503,11 @@ def complaint(result: t.Mapping[str, t.Any]) -> str:
     return "\n".join(lines)
 
 
+def difference(built: t.Iterable[str]) -> dict[str, str]:
+    """What diff mode shows: the derivations that were built."""
+    return {"before": "", "after": "".join(f"{path}\n" for path in built)}
+
+
 def wanted(plan: planning.Plan) -> dict[str, t.Any]:
     """What is returned of what was wanted."""
     return {
@@ -553,11 +558,15 @@ def run(module: AnsibleModule) -> None:
         result = wanted(plan)
         result["changed"] = bool(plan.tasks or result["substituted"] or out_links.differing(links))
         result["plan"] = planning.describe(plan, dispatch.candidates(request), request.client.system)
+        result["diff"] = difference(plan.tasks)
         module.exit_json(seconds=round(time.time() - start, 3), **result)
     end_with_caller(params["progress"])
     found = dispatch.run(request, stores, read_bytes, time.time, progress(params["progress"]))
     result = {**wanted(found.plan), **summary(found), "changed": found.changed}
     write_reports(module, found, request, start)
+    result["diff"] = difference(
+        path for path, record in found.records.items() if any(each.outcome == "built" for each in record.attempts)
+    )
     if not found.success:
         module.fail_json(msg=complaint(result), **result)
     if params["out_link"]:

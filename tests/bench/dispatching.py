@@ -243,7 +243,7 @@ def copies(lab: Lab) -> Json:
     origin = BUILDERS[0]
 
     def closure(count: int) -> str:
-        command = graph("nix-instantiate --eval", "paths", count)
+        command = graph("nix-instantiate --eval --read-write-mode", "paths", count)
         # The attribute is a string with a path's name.
         return lab.execute(f"{command} 2>/dev/null", origin)[0].strip('"')
 
@@ -253,7 +253,10 @@ def copies(lab: Lab) -> Json:
         if copied["copied"] != count:
             raise SystemExit(f"bench: {copied['copied']} of {count} paths were copied")
         ways = f"--from {uri(origin)}" + (f" --to {target}" if target != "auto" else "")
-        stock = lab.stock(f"{NIX} copy --no-check-sigs {ways} {closure(few)} 2>/dev/null", count, few)
+        command = f"{NIX} copy --no-check-sigs {ways}"
+        stock = lab.stock(f"{command} {closure(few)} 2>/dev/null", count, few)
+        if stock["seconds"] < 60:
+            stock = lab.stock(f"{command} {closure(count)} 2>/dev/null", count)
         result[name] = {"store_copy": own(copied), **against(own(copied), stock, 20.0)}
     return result
 

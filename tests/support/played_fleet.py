@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hosts that are played, for tests of a dispatch: stores in memory, builds that take no time, faults where one likes."""
+"""Hosts that are played, for tests of a dispatch: stores in memory, builds that take no time, faults at will."""
 
 from __future__ import annotations
 

@@ -212,6 +212,14 @@ def test_a_machine_that_others_need_is_left_to_them() -> None:
     assert pairs(run.assignments(0)) == [("first", "fast"), ("a", "slow")]
 
 
+def test_of_steps_as_urgent_those_that_fewer_machines_may_take_come_first() -> None:
+    both, special = frozenset({"m0", "m1"}), frozenset({"m1"})
+    behind = [Step("end", both, ["a", "b", "c", "d"])]
+    steps = [Step("a", both), Step("b", both), Step("c", special), Step("d", special), *behind]
+    run = Scheduler(machines(2, 2), steps, by_name)
+    assert set(pairs(run.assignments(0))) == {("a", "m0"), ("b", "m0"), ("c", "m1"), ("d", "m1")}
+
+
 def test_the_longest_chain_waits_for_a_much_faster_machine() -> None:
     steps = [Step("before", "any", duration=1), Step("long", "any", ["before"], duration=100)]
     steps += [Step("other", "any", duration=1.5)]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from ansible_collections.nixfleet.builders.plugins.module_utils.channel import ChannelClosed, ChannelError
 from ansible_collections.nixfleet.builders.plugins.module_utils.protocol import RemoteError, VersionError
-from ansible_collections.nixfleet.builders.plugins.module_utils.site import Site, Unreachable
+from ansible_collections.nixfleet.builders.plugins.module_utils.site import Site, Unreachable, Work
 from ansible_collections.nixfleet.builders.plugins.module_utils.ssh import SshError
 from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_config import SshConfigError
 from ansible_collections.nixfleet.builders.plugins.module_utils.store import Store
@@ -210,6 +210,13 @@ def test_close_ends_what_is_not_broken_when_it_is_given_back(site: Site) -> None
 # ---------------------------------------------------------------------------------------------------- threads
 
 
+def meets(barrier: threading.Barrier) -> Work:
+    def work() -> None:
+        barrier.wait()
+
+    return work
+
+
 def wait_until_free(site: Site, count: int) -> None:
     """Until so many threads have nothing to do."""
     limit = time.monotonic() + LIMIT
@@ -222,7 +229,7 @@ def test_as_many_threads_as_there_is_work(site: Site) -> None:
     """None waits for another."""
     together = threading.Barrier(4, timeout=LIMIT)
     for _unused in range(3):
-        site.do(lambda: together.wait() and None)
+        site.do(meets(together))
     together.wait()
 
 
@@ -243,7 +250,7 @@ def test_a_free_thread_is_counted_once(site: Site) -> None:
     together = threading.Barrier(3, timeout=LIMIT)
     with site._changed:
         for _unused in range(2):
-            site.do(lambda: together.wait() and None)
+            site.do(meets(together))
     together.wait()
 
 
@@ -264,7 +271,7 @@ def test_threads_end_with_the_site(host: Host) -> None:
     site = Site("b1", "a site that ends", Opener(World(), host))
     together = threading.Barrier(3, timeout=LIMIT)
     for _unused in range(2):
-        site.do(lambda: together.wait() and None)
+        site.do(meets(together))
     threads = [thread for thread in threading.enumerate() if thread.name.startswith(site.label)]
     assert len(threads) == 2
     together.wait()

@@ -343,7 +343,7 @@ def test_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
             raise socket.timeout("timed out")
 
     monkeypatch.setattr(socket, "getaddrinfo", addresses(("10.0.0.1", 22), ("10.0.0.2", 22)))
-    monkeypatch.setattr(ssh_wire.socket, "socket", Silent)
+    monkeypatch.setattr(socket, "socket", Silent)
     # A deadline that is over when the last has failed: with none of the time left, each has a moment.
     with pytest.raises(SshTimeout) as caught:
         open_tcp(TARGET, time.monotonic(), 7)

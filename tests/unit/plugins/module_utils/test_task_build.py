@@ -106,7 +106,7 @@ class Fleet:
         self.asked: list[tuple[str, str, t.Any]] = []
         self.events: list[Event] = []
         self.result: BuildResult | None = None
-        self.told: list[tuple[bool, float]] = []
+        self.told: list[tuple[bool, str]] = []
         self._clock = itertools.count(1.0)
 
     def builder(self, builders_substitute: bool = False) -> Builder:
@@ -131,9 +131,7 @@ class Fleet:
         return Job(task, site, Assignment(made.path, site.key, 1))
 
     def run(self, job: Job, builders_substitute: bool = False) -> Built:
-        return self.builder(builders_substitute).run(
-            job, lambda told, begins: self.told.append((begins, told.building))
-        )
+        return self.builder(builders_substitute).run(job, lambda told, begins: self.told.append((begins, told.phase)))
 
     def operations(self, host: str) -> list[str]:
         return [operation for name, operation, _request in self.asked if name == host]
@@ -173,7 +171,7 @@ def test_inputs_come_from_where_they_are(fleet: Fleet) -> None:
     assert LOW.out not in fleet.here.valid and job.bytes_copied == 3 * len(NAR)
     assert fleet.b1.infos[TOP.out].references == (SOURCE, LOW.out)
     assert fleet.b1.presence.known([TOP.out, LOW.out, SOURCE]) == {TOP.out, LOW.out, SOURCE}
-    assert job.ready == 1.0 and fleet.told == [(False, 0.0)]
+    assert job.ready == 1.0 and job.building == 0.0 and fleet.told == [(False, "")]
 
 
 def test_outputs_are_protected_before_they_are_built(fleet: Fleet) -> None:
@@ -221,6 +219,7 @@ def test_what_a_build_tells(fleet: Fleet) -> None:
     """Its newest lines, its phase, and when it begins: not the copying before it, and once."""
     fleet.events = [
         Started(1, 3, 100, "copying", (), 0),
+        Phase(1, "early"),
         Started(2, 3, 105, "building", (), 0),
         Phase(2, "unpackPhase"),
         *(LogLine(2, f"line {number}") for number in range(task_build.LOG_LINES)),
@@ -231,7 +230,7 @@ def test_what_a_build_tells(fleet: Fleet) -> None:
     ]
     job = fleet.job(fleet.b1)
     fleet.run(job)
-    assert fleet.told == [(False, 0.0), (True, 2.0)] and (job.ready, job.building) == (1.0, 2.0)
+    assert fleet.told == [(False, ""), (True, "early")] and (job.ready, job.building) == (1.0, 2.0)
     assert job.phase == "buildPhase"
     assert len(job.log) == task_build.LOG_LINES
     assert (job.log[0], job.log[-2], job.log[-1]) == ("line 2", "red", "x" * task_build.LOG_WIDTH)
@@ -285,7 +284,7 @@ def test_a_reason_without_the_log(fleet: Fleet, message: str, reason: str) -> No
 
 
 def test_outputs_that_are_not_there(fleet: Fleet) -> None:
-    fleet.host1.fault = lambda operation, request: operation == "QueryPathInfo" and fleet.host1.delete(TOP.out) or None
+    fleet.host1.fault = lambda operation, request: fleet.host1.delete(TOP.out) if operation == "QueryPathInfo" else None
     with pytest.raises(MachineTrouble, match="builder b1 says that it built top, but its outputs are not there"):
         fleet.run(fleet.job(fleet.b1))
     assert not fleet.b1.presence.known([TOP.out])
@@ -390,6 +389,7 @@ def test_the_client_substitutes(absent: Fleet) -> None:
     absent.run(absent.job(absent.b1))
     assert LOW.out in absent.here.valid and LOW.out in absent.host1.received
     assert ("client", "AddTempRoot", LOW.out) in absent.asked
+    assert absent.client.presence.known([LOW.out])
 
 
 def test_the_client_substitutes_once(absent: Fleet) -> None:
@@ -397,6 +397,7 @@ def test_the_client_substitutes_once(absent: Fleet) -> None:
     absent.client.presence.add([LOW.out])
     absent.here.fault = fail("BuildPathsWithResults", RemoteError(0, "again"))
     absent.run(absent.job(absent.b1))
+    assert LOW.out in absent.host1.received
     absent.builder().fetch([LOW.out])
     absent.builder().fetch([])
 

@@ -64,6 +64,7 @@ def ask(
         (("nix_builders",), ["b2", "b1", "b3"]),
         (("nix_builders", "!fast"), ["b2", "b1"]),
         (("nix_builders", "&fast"), ["b3"]),
+        (("nix_builders", "&b9", "!b8"), []),
         (("b1", "fast", "!c1"), ["b1", "b3"]),
         (("~b[13]",), ["b1", "b3"]),
         (("empty",), []),
