@@ -342,6 +342,8 @@ class _Run:
         destination = self._client
         if self._request.destination != TO_CLIENT:
             machine = Machine(self._request.destination)
+            # With its keys, if it is one of the builders.
+            machine = next((each for each in self._request.machines if each.uri == machine.uri), machine)
             destination = Site("destination", route.label(machine), self._stores.machine(machine))
             self._sites["destination"] = destination
         delivery = Delivery(destination, self._from_thread(self._on_delivered))
