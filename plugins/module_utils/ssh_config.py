@@ -245,7 +245,7 @@ def _config_file(options: t.Sequence[str]) -> list[str]:
 def _run_ssh(arguments: t.Sequence[str]) -> str:
     host = arguments[-1]
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # pylint: disable=ansible-bad-function
             ["ssh", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -154,7 +154,7 @@ class ProxyCommand:
         self.socket, theirs = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 lives as long as the process
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # pylint: disable=ansible-bad-function
                 ["/bin/sh", "-c", "exec " + command],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
