@@ -296,9 +296,12 @@ def silent(lab: Lab) -> Json:
     without = own(lab.dispatch(lab.instantiate("trivial", count)))
     lab.fleet("cut", lost)
     try:
-        while_cut = own(lab.dispatch(lab.instantiate("trivial", count)))
+        result = lab.dispatch(lab.instantiate("trivial", count))
     finally:
         lab.fleet("reconnect", lost)
+    if any(each["builder"] == lost and each["built"] for each in result["builders"]):
+        raise SystemExit(f"bench: {lost} was cut off, and built nevertheless")
+    while_cut = own(result)
     more = while_cut["seconds"] - without["seconds"]
     return {
         "count": count,
