@@ -3,8 +3,9 @@
 """The speed of dispatch and store_copy: each case beside plain Nix on the same hosts, in the same run.
 
 Of a module, "seconds" is what it says itself, without the start of Python, Ansible's part on the host, evaluation and
-the reading of Nix's settings; "wall_seconds" is all of its process on the client. Targets are for "seconds"; the ratio
-by wall seconds stands beside them. What plain Nix is slow at it does fewer times: "measured" of "count", scaled.
+the reading of Nix's settings; "wall_seconds" is all of its process on the client, "cpu_seconds" what that used itself.
+Targets are for "seconds"; the ratio by wall seconds stands beside them. What plain Nix is slow at it does fewer times:
+"measured" of "count", scaled.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class Lab:
         }
 
     def module(self, name: str, **args: t.Any) -> Json:
-        """Runs a module on the client; its result, with wall_seconds, memory_mb and start of its process."""
+        """Runs a module on the client; its result, with start, wall_seconds, cpu_seconds, memory_mb of its process."""
         tree = self.state / "tree"
         tree.mkdir(exist_ok=True)
         (tree / CLIENT).unlink(missing_ok=True)
@@ -139,7 +140,7 @@ class Lab:
         )
         result: Json = json.loads((tree / CLIENT).read_text())
         usage = json.loads(self.execute("cat /opt/bench/usage.json")[0])
-        return {**result, "wall_seconds": usage["seconds"], "memory_mb": usage["memory_mb"], "start": usage["start"]}
+        return {**result, **usage}
 
     def instantiate(self, attribute: str, count: int = 1, special: int = 0) -> list[str]:
         """New derivations of graph.nix on the client."""
@@ -200,6 +201,7 @@ def own(result: Json) -> Json:
     return {
         "seconds": result["seconds"],
         "wall_seconds": round(result["wall_seconds"], 3),
+        "cpu_seconds": round(result["cpu_seconds"], 3),
         "memory_mb": round(result["memory_mb"]),
     }
 
@@ -294,9 +296,12 @@ def silent(lab: Lab) -> Json:
     without = own(lab.dispatch(lab.instantiate("trivial", count)))
     lab.fleet("cut", lost)
     try:
-        while_cut = own(lab.dispatch(lab.instantiate("trivial", count)))
+        result = lab.dispatch(lab.instantiate("trivial", count))
     finally:
         lab.fleet("reconnect", lost)
+    if any(each["builder"] == lost and each["built"] for each in result["builders"]):
+        raise SystemExit(f"bench: {lost} was cut off, and built nevertheless")
+    while_cut = own(result)
     more = while_cut["seconds"] - without["seconds"]
     return {
         "count": count,
