@@ -44,8 +44,10 @@ rec {
   # Two builders may take them, two at a time each.
   slow = numbered 4 (number: step "slow${number}" [ ] [ ] "sleep 6");
 
-  # While it runs, nothing but the dispatcher needs what is done already.
-  chain = builtins.foldl' (before: number: step "chain${toString number}" [ ] [ before ] "sleep 3") plain [ 1 2 3 ];
+  # While it runs, nothing but the dispatcher needs what is done already. One builder may take it, so it is asked first what it has.
+  chain = builtins.foldl' (
+    before: number: step "chain${toString number}" [ "big-parallel" ] [ before ] "sleep 3"
+  ) plain [ 1 2 3 ];
 
   many = step "many" [ ] (numbered 200 (number: step "part${number}" [ "benchmark" ] [ ] "")) "";
 }
