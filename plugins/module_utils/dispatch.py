@@ -202,6 +202,8 @@ class Event(t.NamedTuple):
 
 
 OnEvent = t.Callable[[Event], None]
+#: Is called with the plan before anything starts; what it raises ends the run.
+OnPlan = t.Callable[[Plan], object]
 Clock = t.Callable[[], float]
 
 
@@ -229,13 +231,20 @@ def candidates(request: Request) -> list[route.Candidate]:
     return [*request.machines, request.client]
 
 
-def run(request: Request, stores: Stores, read_file: ReadFile, clock: Clock, on_event: OnEvent) -> Run:
-    """Builds what is missing. A task that fails is told in the Run. on_event: is called in this thread.
+def run(
+    request: Request,
+    stores: Stores,
+    read_file: ReadFile,
+    clock: Clock,
+    on_event: OnEvent,
+    on_plan: OnPlan = lambda plan: None,
+) -> Run:
+    """Builds what is missing. A task that fails is told in the Run. on_event, on_plan: are called in this thread.
 
     Raises PlanError, DerivationError (nothing was started), DispatchError. Whatever ends it, all connections are closed
     and all locks free.
     """
-    return _Run(request, stores, read_file, clock, on_event).go()
+    return _Run(request, stores, read_file, clock, on_event).go(on_plan)
 
 
 class _Run:
@@ -273,10 +282,11 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------ the run
 
-    def go(self) -> Run:
+    def go(self, on_plan: OnPlan) -> Run:
         started = self._clock()
         try:
             self._plan = _planned(self._request, self._client, self._read_file)
+            on_plan(self._plan)
             self._prepare()
             self._tell("plan", text=f"{len(self._plan.tasks)} to build, {len(self._plan.substitute)} to substitute")
             if self._plan.tasks or self._delivery is not None:
