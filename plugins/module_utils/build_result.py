@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import typing as t
+from dataclasses import asdict
 
 from ansible_collections.nixfleet.builders.plugins.module_utils import dispatch
 from ansible_collections.nixfleet.builders.plugins.module_utils.plan import Plan
@@ -43,6 +44,7 @@ def summary(run: dispatch.Run) -> dict[str, t.Any]:
                 "bytes_out": machine.bytes_out,
                 "nix_version": machine.nix_version,
                 "trouble": machine.trouble,
+                "load": None if machine.load is None else asdict(machine.load),
             }
             for machine in run.machines
         ],

@@ -21,8 +21,8 @@ import random
 import typing as t
 from dataclasses import dataclass, field
 
+from ansible_collections.nixfleet.builders.plugins.module_utils import load_probe, route
 from ansible_collections.nixfleet.builders.plugins.module_utils import plan as planning
-from ansible_collections.nixfleet.builders.plugins.module_utils import route
 from ansible_collections.nixfleet.builders.plugins.module_utils.delivery import Delivery
 from ansible_collections.nixfleet.builders.plugins.module_utils.derivation import ReadFile
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine
@@ -30,6 +30,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.plan import Plan
 from ansible_collections.nixfleet.builders.plugins.module_utils.scheduler import (
     Assignment,
     Candidate,
+    Load,
     Outcome,
     Policy,
     Scheduler,
@@ -45,6 +46,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.task_build impor
     Job,
     MachineTrouble,
     NoInput,
+    Refused,
 )
 from ansible_collections.nixfleet.builders.plugins.module_utils.transfer import STORE_ERRORS
 
@@ -58,6 +60,8 @@ RETURNS = 20
 DELIVERIES = 10
 DELIVERY_PAUSE = 2.0
 
+#: Seconds between two looks at how busy a builder is.
+LOAD_EVERY = 10.0
 #: Seconds for which a builder that fails may come back, before what only it has is built again.
 GRACE = 5.0
 
@@ -143,7 +147,10 @@ class Record:
 
 @dataclass
 class MachineRecord:
-    """What a machine did. busy: seconds in which a slot was used. bytes_in, bytes_out: as the client sees it."""
+    """What a machine did. busy: seconds in which a slot was used. bytes_in, bytes_out: as the client sees it.
+
+    load: what its load probe said last, None where it has none.
+    """
 
     key: str
     label: str
@@ -157,6 +164,7 @@ class MachineRecord:
     bytes_out: int = 0
     nix_version: str = ""
     trouble: str = ""
+    load: Load | None = None
 
 
 @dataclass
@@ -190,11 +198,12 @@ class Run:
 class Event(t.NamedTuple):
     """News for who watches. kind: plan, up, down, inputs, building, built, failed, lost, cancelled, delivered.
 
-    name: of the task. machine: its label. text: more, in words. counts: by status.
+    step: the task's .drv path. name: the task's. machine: its label. text: more, in words. counts: by status.
     """
 
     time: float
     kind: str
+    step: str = ""
     name: str = ""
     machine: str = ""
     text: str = ""
@@ -266,9 +275,14 @@ class _Run:
         #: Of these, those that failed since they were asked; those that the scheduler waits for.
         self._stale: set[Site] = set()
         self._probed: set[Site] = set()
+        #: Sites that are asked every now and then how busy they are; those that do not say.
+        self._measured: set[Site] = set()
+        self._unmeasured: set[Site] = set()
         #: Since when what a site has is in doubt.
         self._doubted_since: dict[Site, float] = {}
         self._jobs: dict[Assignment, tuple[Job, Attempt, Lock | None]] = {}
+        #: Who has what these were to build.
+        self._found_at: dict[Assignment, Site] = {}
         #: (time, serial, job) of builds that may not take longer.
         self._deadlines: list[tuple[float, int, Job]] = []
         #: (time, number, what to do then).
@@ -374,8 +388,11 @@ class _Run:
             now = self._clock()
             self._start(now)
             self._end_overdue(now)
-            if self._scheduler.done and not self._delivering and not self._jobs:
-                return
+            if self._scheduler.done and not self._jobs:
+                if not self._delivering:
+                    return
+                if self._delivery is not None:
+                    self._delivery.hurry()
             wake = [self._scheduler.next_wakeup(now)]
             wake += [self._deadlines[0][0]] if self._deadlines else []
             wake += [self._later[0][0]] if self._later else []
@@ -473,8 +490,8 @@ class _Run:
 
     def _tell(self, kind: str, task: Task | None = None, machine: str = "", text: str = "") -> None:
         counts = {status.value: count for status, count in self._scheduler.counts().items() if count}
-        name = task.drv.name if task else ""
-        self._on_event(Event(self._clock(), kind, name, machine, text, counts))
+        step, name = (task.drv.path, task.drv.name) if task else ("", "")
+        self._on_event(Event(self._clock(), kind, step, name, machine, text, counts))
 
     # ------------------------------------------------------------------------------------------------ in threads
 
@@ -496,7 +513,7 @@ class _Run:
         except NoInput as error:
             post(functools.partial(self._on_no_input, job, error))
         except MachineTrouble as error:
-            post(functools.partial(self._on_trouble, job, str(error)))
+            post(functools.partial(self._on_trouble, job, error))
         except BaseException as error:
             post(functools.partial(self._on_bug, error))
         else:
@@ -515,6 +532,17 @@ class _Run:
             self._news.put(functools.partial(self._on_bug, error))
         else:
             self._news.put(functools.partial(self._on_up, site, valid))
+
+    def _measure(self, site: Site) -> None:
+        """How busy a site is, in a thread of its own."""
+        try:
+            load = load_probe.parse(site.measure())
+        except STORE_ERRORS:
+            self._news.put(functools.partial(self._on_load, site, None, True))
+        except BaseException as error:
+            self._news.put(functools.partial(self._on_bug, error))
+        else:
+            self._news.put(functools.partial(self._on_load, site, load, False))
 
     def _substitute(self, paths: list[str]) -> None:
         """Wanted paths that the client can substitute, in a thread of the client's."""
@@ -579,17 +607,29 @@ class _Run:
         record.error = str(error)
         self._scheduler.finished(job.assignment, Outcome.FAILED, self._clock(), str(error))
 
-    def _on_trouble(self, job: Job, reason: str) -> None:
+    def _on_trouble(self, job: Job, error: MachineTrouble) -> None:
+        reason = str(error)
         if job.aborted:
-            self._take_back(job, "returned", job.aborted)
-            self._scheduler.returned(job.assignment)
+            self._on_aborted(job)
             return
         record = self._take_back(job, "lost", reason)
         record.error = ""
-        self._scheduler.finished(job.assignment, Outcome.LOST, self._clock(), reason)
         self._told[job.site.key].trouble = reason
+        if isinstance(error, Refused):
+            self._scheduler.finished(job.assignment, Outcome.REFUSED, self._clock(), reason)
+            self._tell("lost", job.task, job.site.label, reason)
+            return
+        self._scheduler.finished(job.assignment, Outcome.LOST, self._clock(), reason)
         self._tell("lost", job.task, job.site.label, reason)
         self._doubt(job.site)
+
+    def _on_aborted(self, job: Job) -> None:
+        """A build was ended by us."""
+        record = self._take_back(job, "returned", job.aborted)
+        self._scheduler.returned(job.assignment)
+        site = self._found_at.pop(job.assignment, None)
+        if site is not None and site in self._up and self._scheduler.status(job.task.drv.path) is Status.READY:
+            self._found(site, record)
 
     def _on_no_input(self, job: Job, error: NoInput) -> None:
         holder = error.holder
@@ -599,11 +639,13 @@ class _Run:
         if (absent or record.returned > RETURNS) and not job.aborted:
             self._on_failed(job, BuildFailed(f"an input is not to be had: {error}", "InputRejected"))
             return
-        self._take_back(job, "returned", job.aborted or str(error))
-        self._scheduler.returned(job.assignment)
-        if job.aborted or holder is None:
+        if job.aborted:
+            self._on_aborted(job)
             return
-        self._doubt(holder)
+        self._take_back(job, "returned", str(error))
+        self._scheduler.returned(job.assignment)
+        if holder is not None:
+            self._doubt(holder)
 
     def _probe(self, site: Site) -> None:
         """Asks for the scheduler whether a site answers."""
@@ -634,20 +676,34 @@ class _Run:
         self._doubted_since.pop(site, None)
         for path, record in self._records.items():
             there = valid.issuperset(record.task.outputs.values())
-            if record.doubted and record.holder is site and not there:
+            if there and self._scheduler.status(path) is Status.RUNNING:
+                self._found_elsewhere(site, record)
+            elif record.doubted and record.holder is site and not there:
                 self._missing(path)
             elif there and (record.doubted or self._scheduler.status(path) in (Status.WAITING, Status.READY)):
-                record.found = record.found or not record.doubted
-                record.doubted, record.holder = False, site
-                self._scheduler.found(path)
-                self._note_ended()
-                self._deliver(record)
+                self._found(site, record)
         if site in self._probed:
             self._probed.discard(site)
             if site.key in self._told and self._told[site.key].slots:
                 self._scheduler.up(site.key, self._clock())
             self._told[site.key].trouble = ""
+            self._look_at_load(site)
             self._tell("up", machine=site.label, text=f"Nix {site.nix_version}")
+
+    def _found(self, site: Site, record: Record) -> None:
+        """A site has the outputs of a task that does not run."""
+        record.found = record.found or not record.doubted
+        record.doubted, record.holder = False, site
+        self._scheduler.found(record.task.drv.path)
+        self._note_ended()
+        self._deliver(record)
+
+    def _found_elsewhere(self, site: Site, record: Record) -> None:
+        """A site that answered late has what is being built on another: that build ends."""
+        for job, _attempt, _lock in self._jobs.values():
+            if job.task is record.task and job.site is not site and not job.aborted:
+                self._found_at[job.assignment] = site
+                job.abort(f"{site.label} has it already")
 
     def _on_down(self, site: Site, reason: str, permanent: bool) -> None:
         self._checking.discard(site)
@@ -664,6 +720,25 @@ class _Run:
             for path, record in self._records.items():
                 if record.doubted and record.holder is site:
                     self._missing(path)
+
+    def _look_at_load(self, site: Site) -> None:
+        """From now on, every now and then; policy nix has no use for it."""
+        if self._request.policy == "load" and site not in self._measured | self._unmeasured:
+            self._measured.add(site)
+            site.do(functools.partial(self._measure, site))
+
+    def _on_load(self, site: Site, load: Load | None, later: bool) -> None:
+        self._measured.discard(site)
+        if load is not None:
+            self._told[site.key].load = load
+            self._scheduler.observe(site.key, load)
+        elif not later and self._told[site.key].load is None:
+            self._unmeasured.add(site)
+            return
+        if site in self._up:
+            self._measured.add(site)
+            when = self._clock() + LOAD_EVERY
+            heapq.heappush(self._later, (when, next(self._numbers), lambda: site.do(lambda: self._measure(site))))
 
     # ------------------------------------------------------------------------------------------------ what is lost
 
@@ -735,7 +810,7 @@ class _Run:
             self._tell("delivered", machine=source.label, text=f"{len(paths)} paths, {moved} bytes")
         elif isinstance(error, (MachineTrouble, NoInput)):
             self._delivery_failures += 1
-            if self._delivery_failures > DELIVERIES:
+            if self._delivery_failures > DELIVERIES or isinstance(error, Refused):
                 raise DispatchError(f"what was built cannot be brought: {error}") from error
             if isinstance(error, NoInput) and source is not self._client:
                 self._doubt(source)

@@ -230,6 +230,13 @@ builders:
     trouble:
       description: Why it was of no use at the end, empty where it was.
       type: str
+    load:
+      description:
+        - What its load probe said last, V(null) where it has none; a part that is not known is V(null), too.
+        - C(load_average) is of the last minute, C(pressure) the percentage of the last ten seconds in which something
+          waited for a CPU, C(free_memory) and C(free_disk) are bytes.
+      type: dict
+      sample: {load_average: 0.5, cpus: 8, pressure: 1.5, free_memory: 8123456789, free_disk: 98123456789}
 copied_bytes:
   description: The size of the wanted outputs that were copied, with what they refer to.
   returned: when not in check mode

@@ -15,6 +15,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.build_result imp
 )
 from ansible_collections.nixfleet.builders.plugins.module_utils.derivation import Requirements
 from ansible_collections.nixfleet.builders.plugins.module_utils.plan import Plan, Task
+from ansible_collections.nixfleet.builders.plugins.module_utils.scheduler import Load
 from ansible_collections.nixfleet.builders.tests.support.played_fleet import drv
 
 Result = dict[str, t.Any]
@@ -31,7 +32,9 @@ def test_what_is_told_of_derivations_and_builders() -> None:
     record = dispatch.Record(task, "failed", attempts, error="exit code 1", log=["a", "b"])
     builders = [
         dispatch.MachineRecord("ssh-ng://b1", "b1", 1, 1.0, lost=1, busy=1.00049, trouble="it is gone", bytes_out=8),
-        dispatch.MachineRecord("ssh-ng://b2", "b2", 1, 1.0, failed=1, busy=2, nix_version="2.8.0", bytes_in=9),
+        dispatch.MachineRecord(
+            "ssh-ng://b2", "b2", 1, 1.0, failed=1, busy=2, nix_version="2.8.0", bytes_in=9, load=Load(0.5, 2)
+        ),
     ]
     plan = Plan({}, {}, frozenset(), 0, 0, t.cast("t.Any", None))
     result = summary(dispatch.Run(plan, {made.path: record}, builders, 1, 8.0004, [], 6))
@@ -47,6 +50,10 @@ def test_what_is_told_of_derivations_and_builders() -> None:
     assert [[each[name] for name in counts] for each in result["builders"]] == [
         [0, 0, 1, 1.0, 0, 8, "", "it is gone"],
         [0, 1, 0, 2, 9, 0, "2.8.0", ""],
+    ]
+    assert [each["load"] for each in result["builders"]] == [
+        None,
+        {"load_average": 0.5, "cpus": 2, "pressure": None, "free_memory": None, "free_disk": None},
     ]
     assert (result["copied_bytes"], result["seconds"]) == (6, 7.0)
 

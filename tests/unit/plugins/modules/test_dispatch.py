@@ -404,7 +404,7 @@ def test_news_are_appended_to_a_file(client: Client) -> None:
     client(made, progress=str(path))
     assert client.callers == [str(path)] and stat.S_IMODE(path.stat().st_mode) == 0o600
     news = [json.loads(line) for line in path.read_text().splitlines()]
-    assert all(set(each) == {"time", "kind", "name", "machine", "text", "counts"} for each in news)
+    assert all(set(each) == {"time", "kind", "step", "name", "machine", "text", "counts"} for each in news)
     told = [(each["kind"], each["name"]) for each in news]
     assert told[0] == ("plan", "") and told.index(("building", "made")) < told.index(("built", "made"))
     assert news[told.index(("built", "made"))]["counts"] == {"built": 1}
