@@ -10,7 +10,7 @@ import time
 import typing as t
 
 import pytest
-from ansible_collections.nixfleet.builders.plugins.module_utils import dispatch, scheduler
+from ansible_collections.nixfleet.builders.plugins.module_utils import dispatch, scheduler, whereabouts
 from ansible_collections.nixfleet.builders.plugins.module_utils.channel import ChannelClosed
 from ansible_collections.nixfleet.builders.plugins.module_utils.plan import PlanError
 from ansible_collections.nixfleet.builders.plugins.module_utils.protocol import RemoteError
@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("BACKOFF_FIRST", 0.02), ("BACKOFF_MOST", 0.1), ("FULL_FIRST", 0.01), ("FULL_MOST", 0.02)):
         monkeypatch.setattr(scheduler, name, seconds)
     monkeypatch.setattr(dispatch, "DELIVERY_PAUSE", 0.02)
-    monkeypatch.setattr(dispatch, "GRACE", 0.15)
+    monkeypatch.setattr(whereabouts, "GRACE", 0.15)
 
 
 def run(world: World, wanted: t.Iterable[Drv], local_jobs: int = 0, **options: t.Any) -> dispatch.Run:
@@ -489,7 +489,7 @@ def asked(host: Host) -> list[float]:
 
 @pytest.mark.parametrize("trouble", [BUSY, FULL])
 def test_builders_that_are_busy_get_less(trouble: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "LOAD_EVERY", 0.02)
+    monkeypatch.setattr(whereabouts, "LOAD_EVERY", 0.02)
     world = World()
     first, second = world.hosts.values()
     first.load, second.load = trouble, IDLE
@@ -511,7 +511,7 @@ def test_builders_that_are_busy_get_less(trouble: bytes, monkeypatch: pytest.Mon
 
 
 def test_a_builder_without_a_load_probe_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "LOAD_EVERY", 0.01)
+    monkeypatch.setattr(whereabouts, "LOAD_EVERY", 0.01)
     world = World()
     times = {name: asked(host) for name, host in world.hosts.items()}
     world.hosts["b1"].load = IDLE
@@ -524,7 +524,7 @@ def test_a_builder_without_a_load_probe_is_not_asked_again(monkeypatch: pytest.M
 
 
 def test_a_load_probe_that_fails_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "LOAD_EVERY", 0.01)
+    monkeypatch.setattr(whereabouts, "LOAD_EVERY", 0.01)
     world = World(["b1"])
     host = world.hosts["b1"]
     times = asked(host)
