@@ -88,7 +88,7 @@ from ansible.utils.display import Display
 from ansible_collections.nixfleet.builders.plugins.module_utils import build_request, build_result, dispatch
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix
 from ansible_collections.nixfleet.builders.plugins.module_utils.progress import Progress
-from ansible_collections.nixfleet.builders.plugins.module_utils.ssh import ParamikoMissing
+from ansible_collections.nixfleet.builders.plugins.module_utils.ssh import ParamikoMissing, load_early
 from ansible_collections.nixfleet.builders.plugins.plugin_utils.inventory_machines import (
     InventoryError,
     inventory_machines,
@@ -140,6 +140,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]
 
     def _built(self, params: t.Mapping[str, t.Any]) -> list[str]:
         nix = Nix(run_command, params["nix_bin_dir"])
+        load_early()
         settings = nix.settings()
         request = build_request.make_request(params, nix, settings)
         stores = build_request.make_stores(params, nix, settings, request)

@@ -44,7 +44,16 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_wire import 
 if t.TYPE_CHECKING:
     import paramiko
 
-__all__ = ["CONNECT_TIMEOUT", "ParamikoMissing", "SshChannel", "SshError", "SshHost", "SshTimeout", "paramiko_library"]
+__all__ = [
+    "CONNECT_TIMEOUT",
+    "ParamikoMissing",
+    "SshChannel",
+    "SshError",
+    "SshHost",
+    "SshTimeout",
+    "load_early",
+    "paramiko_library",
+]
 
 #: Seconds for a connection in all: name, TCP or proxy, banner, keys, account, first session.
 CONNECT_TIMEOUT = 20.0
@@ -699,6 +708,17 @@ def _answer(session: paramiko.Channel, deadline: float, most: int) -> bytes:
 
 
 _import_lock = threading.Lock()
+
+
+def load_early() -> None:
+    """Loads paramiko in a thread, which takes longer than to make a connection: while others are waited for."""
+
+    def load() -> None:
+        # Where it is missing, that is told when it is used.
+        with contextlib.suppress(ParamikoMissing):
+            paramiko_library()
+
+    threading.Thread(target=load, name="paramiko", daemon=True).start()
 
 
 def paramiko_library() -> t.Any:

@@ -265,13 +265,10 @@ from ansible_collections.nixfleet.builders.plugins.module_utils import (
     build_result,
     dispatch,
     out_links,
-    report,
-    report_page,
-    run_report,
 )
 from ansible_collections.nixfleet.builders.plugins.module_utils import plan as planning
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix
-from ansible_collections.nixfleet.builders.plugins.module_utils.ssh import ParamikoMissing
+from ansible_collections.nixfleet.builders.plugins.module_utils.ssh import ParamikoMissing, load_early
 
 
 def end_with_caller(progress_file: str | None) -> None:
@@ -314,6 +311,13 @@ def write_reports(module: AnsibleModule, found: dispatch.Run, request: dispatch.
     page, trace = (None if path and idle and os.path.exists(path) else path for path in files)
     if not (page or trace):
         return
+    # Seldom needed, and long: Python compiles what Ansible sends each time.
+    from ansible_collections.nixfleet.builders.plugins.module_utils import (  # pylint: disable=import-outside-toplevel
+        report,
+        report_page,
+        run_report,
+    )
+
     shown = ("policy", "keep_going", "max_attempts", "build_timeout", "copy_results")
     began = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(start))
     told_run = run_report.as_report(found, request, began, {name: module.params[name] for name in shown})
@@ -341,6 +345,8 @@ def run(module: AnsibleModule) -> None:
     params = module.params
     start = time.time()
     nix = Nix(module.run_command, params["nix_bin_dir"])
+    if not module.check_mode:
+        load_early()
     settings = nix.settings()
     request = build_request.make_request(params, nix, settings)
     stores = build_request.make_stores(params, nix, settings, request)

@@ -514,6 +514,19 @@ def test_packets(size: int) -> None:
     assert 0 < len(packets[-1]) <= size
 
 
+def test_paramiko_is_loaded_while_others_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = threading.Event()
+
+    def missing() -> None:
+        loaded.set()
+        raise ssh.ParamikoMissing("No module named 'paramiko'")
+
+    monkeypatch.setattr(ssh, "paramiko_library", missing)
+    monkeypatch.setattr(threading, "excepthook", lambda told: pytest.fail(str(told)))
+    ssh.load_early()
+    assert loaded.wait(10)
+
+
 def test_without_paramiko(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "paramiko", None)
     with pytest.raises(ssh.ParamikoMissing, match="paramiko is needed"):
