@@ -64,12 +64,12 @@ def _derivation(record: dispatch.Record, labels: t.Mapping[str, str]) -> dict[st
         }
         for each in record.attempts
     ]
-    last = attempts[-1] if attempts else {}
+    last = attempts[-1] if attempts and not record.only_found else {}
     return {
         "derivation": record.task.drv.path,
         "name": record.task.drv.name,
         "status": record.status,
-        "found": record.found,
+        "found": record.only_found,
         "builder": last.get("builder"),
         "start": last.get("start"),
         "stop": last.get("stop"),

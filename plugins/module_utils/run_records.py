@@ -84,6 +84,11 @@ class Record:
     returned: int = 0
     holder: Site | None = None
 
+    @property
+    def only_found(self) -> bool:
+        """Whether nothing had to be built for it."""
+        return self.found and not any(each.outcome == "built" for each in self.attempts)
+
 
 @dataclass
 class MachineRecord:

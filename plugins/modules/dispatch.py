@@ -165,7 +165,7 @@ derivations:
       description: Whether it was found on a builder, so that nothing had to be built.
       type: bool
     builder:
-      description: Where it ended, V(null) where it did not start.
+      description: Where it ended, V(null) where it did not start or was found.
       type: str
     start:
       description: When the last attempt began, in seconds since 1970, V(null) where there was none.
@@ -176,7 +176,8 @@ derivations:
     attempts:
       description:
         - All attempts, each with C(builder), C(start), C(stop), C(reason), and C(outcome), which is V(built),
-          V(failed), V(lost) (the builder failed) or V(returned) (it was not to blame, an input was missing).
+          V(failed), V(lost) (the builder failed, or did not take an input) or V(returned) (it was not to blame: an
+          input was missing, say, or another builder turned out to have the outputs).
       type: list
       elements: dict
     outputs:
