@@ -176,8 +176,8 @@ derivations:
     attempts:
       description:
         - All attempts, each with C(builder), C(start), C(stop), C(reason), and C(outcome), which is V(built),
-          V(failed), V(lost) (the builder failed, or did not take an input) or V(returned) (it was not to blame: an
-          input was missing, say, or another builder turned out to have the outputs).
+          V(failed), V(lost) (the builder failed, or did not take an input) or V(returned) (it was not to blame, as
+          an input was missing or another builder turned out to have the outputs).
       type: list
       elements: dict
     outputs:
