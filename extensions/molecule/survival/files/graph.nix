@@ -83,4 +83,7 @@ rec {
   );
 
   several = repeat 8 (number: step "several${number}" [ "on-${victim}" ] [ ] "sleep 3; echo >$out");
+
+  # Does not fit on a small disk of the client.
+  large = step "large" [ ] [ ] "head -c 70000000 /dev/zero >$out; echo $run >>$out";
 }
