@@ -42,7 +42,7 @@ _BUILDS = 105
 _NOT_PRIVILEGED = "not privileged to build"
 #: Nix repeats the end of the log, which we have, and says how to see all of it where it was built.
 _LOG_IN_MESSAGE = re.compile(r"[;.]?\s*last \d+ log lines?:.*", re.DOTALL | re.IGNORECASE)
-#: How a transient failure ends where that may be why the builder failed (DerivationGoal::buildDone, derivation-goal.cc).
+#: How a transient failure ends where that may be why the builder failed (derivation-goal.cc, buildDone).
 _DISK_FULL = "note: build failure may have been caused by lack of free disk space"
 #: What failed there would fail anywhere. Any other transient failure is that of a fixed-output derivation's builder.
 _FINAL = (

@@ -54,7 +54,7 @@ rec {
       "cat $inputs | wc -c >$out";
   # Until somebody lets it go on.
   build = next "build" [ ] [ ] "until [ -e /opt/survival/go-${run} ]; do sleep 1; done; echo $run >$out";
-  download = next "download" [ ] [ ] "head -c 24000000 /dev/urandom >$out";
+  download = next "download" [ ] [ ] "head -c 64000000 /dev/urandom >$out";
   kept = next "kept" [ ] [ ] "echo $run >$out";
   after = next "after" [ ] [ kept build ] "cat $inputs >$out";
   only = next "only" [ "on-${victim}" ] [ build ] "cat $inputs >$out";
@@ -86,4 +86,36 @@ rec {
 
   # Does not fit on a small disk of the client.
   large = step "large" [ ] [ ] "head -c 70000000 /dev/zero >$out; echo $run >>$out";
+
+  # Sparse, and its pages compress well: it is the bytes on the way that count.
+  huge = step "huge" [ ] [ ] "truncate -s 2147483648 $out; echo $run | dd of=$out conv=notrunc 2>/dev/null";
+
+  # 200,000 lines of 1,000 bytes.
+  chatty = step "chatty" [ ] [ ] "yes $(printf %0999d 0) | dd bs=100000 count=2000 iflag=fullblock 2>/dev/null; echo the end of the log; echo >$out";
+
+  # In derivations of a hundred outputs: what is to be shown is the paths.
+  many =
+    repeat 50 (
+      number:
+      let
+        outputs = [ "out" ] ++ repeat 99 (number: "out${number}");
+        made = derivation (
+          attributes [ ] "many${number}" [ ] [ ] "for output in $outputs; do eval echo $output $run \\>\\$$output; done"
+          // {
+            inherit outputs;
+          }
+        );
+      in
+      map (output: made.${output}) outputs
+    );
+
+  odd = step "odd" [ ] [ ] "mkdir $out; cd $out; ${builtins.readFile ./odd.sh}";
+
+  wordy = derivation (
+    attributes [ ] "wordy" [ ] [ ] "wc -c <$wordsPath >$out"
+    // {
+      words = builtins.concatStringsSep "" (repeat 100000 (_number: "a word or "));
+      passAsFile = [ "words" ];
+    }
+  );
 }
