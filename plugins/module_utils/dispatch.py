@@ -23,6 +23,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.delivery import 
 from ansible_collections.nixfleet.builders.plugins.module_utils.derivation import ReadFile
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine
 from ansible_collections.nixfleet.builders.plugins.module_utils.plan import Plan, Task
+from ansible_collections.nixfleet.builders.plugins.module_utils.protocol import RemoteError
 from ansible_collections.nixfleet.builders.plugins.module_utils.run_records import (
     TO_CLIENT,
     TO_NOWHERE,
@@ -53,7 +54,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.task_build impor
     NoInput,
     Refused,
 )
-from ansible_collections.nixfleet.builders.plugins.module_utils.transfer import STORE_ERRORS
+from ansible_collections.nixfleet.builders.plugins.module_utils.transfer import STORE_ERRORS, TransferError
 from ansible_collections.nixfleet.builders.plugins.module_utils.whereabouts import Whereabouts
 
 __all__ = [
@@ -82,6 +83,8 @@ RETURNS = 20
 #: How often results are brought again that were not to be had or not taken, and the pause, in seconds.
 DELIVERIES = 10
 DELIVERY_PAUSE = 2.0
+#: The same where the destination answers that it does not take them, as when its disk is full.
+REFUSALS = 2
 
 
 class Stores(t.Protocol):
@@ -554,7 +557,8 @@ class _Run:
             self._tell("delivered", machine=source.label, text=f"{len(paths)} paths, {moved} bytes")
         elif isinstance(error, (MachineTrouble, NoInput)):
             self._delivery_failures += 1
-            if self._delivery_failures > DELIVERIES or isinstance(error, Refused):
+            patience = REFUSALS if _refused(error) else DELIVERIES
+            if isinstance(error, Refused) or self._delivery_failures > patience:
                 raise DispatchError(f"what was built cannot be brought: {error}") from error
             if isinstance(error, NoInput) and source is not self._client:
                 self._whereabouts.doubt(source)
@@ -582,3 +586,13 @@ class _Run:
         if self._delivery is not None and self._delivery.destination is not self._client:
             self._delivering += 1
             self._delivery.add(self._client, paths)
+
+
+def _refused(error: Exception) -> bool:
+    """Whether it was the destination's answer, and no lost connection, that ended a delivery."""
+    cause = error.__cause__
+    return (
+        isinstance(error, MachineTrouble)
+        and isinstance(cause, TransferError)
+        and isinstance(cause.__cause__, RemoteError)
+    )

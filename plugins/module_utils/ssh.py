@@ -20,7 +20,7 @@ import time
 import typing as t
 import warnings
 
-from ansible_collections.nixfleet.builders.plugins.module_utils import known_hosts
+from ansible_collections.nixfleet.builders.plugins.module_utils import known_hosts, revoked_keys
 from ansible_collections.nixfleet.builders.plugins.module_utils.channel import (
     STDERR_TAIL,
     Buffer,
@@ -609,11 +609,14 @@ class _Connection:
 
     def _check_host_key(self, transport: paramiko.Transport, known: known_hosts.KnownKeys) -> None:
         key = transport.get_remote_server_key()
-        refused = known_hosts.refusal(
-            known, key.get_name(), key.asbytes(), self.target.known_as, self.target.known_hosts
-        )
+        target = self.target
+        refused = known_hosts.refusal(known, key.get_name(), key.asbytes(), target.known_as, target.known_hosts)
+        if refused and target.known_hosts_command and not known.keys:
+            refused += ". Its KnownHostsCommand in ssh_config is not supported"
+        if not refused and target.revoked_host_keys:
+            refused = revoked_keys.refusal(target.revoked_host_keys, key.get_name(), key.asbytes())
         if refused:
-            raise SshError(self.target, refused, permanent=True)
+            raise SshError(target, refused, permanent=True)
 
     def _authenticate(self, transport: paramiko.Transport) -> None:
         library = paramiko_library()
@@ -647,6 +650,8 @@ class _Connection:
         user = self.target.user
         refused = f"user {user} is refused with {', '.join(tried)}" if tried else "there is no key to log in with"
         advice = f"the public half must be in the authorized_keys of {user} there"
+        if keys.certified:
+            advice += ", or sshd must trust who signed the certificate (TrustedUserCAKeys) and let one of its names in"
         raise SshError(self.target, "; ".join((refused, *keys.remarks, advice)), permanent=True)
 
     def _left(self) -> float:

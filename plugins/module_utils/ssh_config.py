@@ -50,7 +50,9 @@ class Target:
     name: the host as the machine names it. address, port: where its sshd listens. family: any, inet or inet6.
     known_as: what it is called in known_hosts. checks_bare_name: known_hosts may also have it without the port.
     public_host_key: the one line that counts instead of known_hosts, "" for none. known_hosts: files.
-    identity_files: paths, in order; agent: its socket, "" for none; agent_offers_all: not only keys that are also in
+    known_hosts_command: whether there is one (it is not run). revoked_host_keys: a file with keys, or of OpenSSH's
+    format KRL, "" for none. identity_files: paths, in order. certificate_files: those that are named, beside each
+    KEY-cert.pub. agent: its socket, "" for none; agent_offers_all: not only keys that are also in
     identity_files. jump: the last jump host before. proxy_command: expanded, "" for none. connect_timeout: seconds.
     alive_interval, alive_count: seconds of silence before a sign of life is asked for, and how many may go unanswered.
     None: not configured.
@@ -65,7 +67,10 @@ class Target:
     checks_bare_name: bool = False
     public_host_key: str = ""
     known_hosts: tuple[str, ...] = ()
+    known_hosts_command: bool = False
+    revoked_host_keys: str = ""
     identity_files: tuple[str, ...] = ()
+    certificate_files: tuple[str, ...] = ()
     agent: str = ""
     agent_offers_all: bool = True
     jump: Target | None = None
@@ -166,6 +171,9 @@ def target_from_settings(name: str, settings: t.Mapping[str, t.Sequence[str]]) -
     def path(value: str) -> str:
         return _expand_path(name, value, tokens)
 
+    def files(keyword: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(path(file) for file in settings.get(keyword, ()) if file and file != "none"))
+
     if one("proxyusefdpass") == "yes":
         raise SshConfigError(name, "ProxyUseFdpass is set for it in ssh_config, which is not supported; use ProxyJump")
     proxy_command = one("proxycommand")
@@ -195,9 +203,10 @@ def target_from_settings(name: str, settings: t.Mapping[str, t.Sequence[str]]) -
             for file in _split_paths(value)
             if file != "none"
         ),
-        identity_files=tuple(
-            dict.fromkeys(path(file) for file in settings.get("identityfile", ()) if file and file != "none")
-        ),
+        known_hosts_command=one("knownhostscommand", "none") != "none",
+        revoked_host_keys="" if one("revokedhostkeys", "none") == "none" else path(one("revokedhostkeys")),
+        identity_files=files("identityfile"),
+        certificate_files=files("certificatefile"),
         agent=agent,
         agent_offers_all=one("identitiesonly") != "yes",
         proxy_command="" if proxy_command in ("", "none") else _expand(name, proxy_command, tokens),

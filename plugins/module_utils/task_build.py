@@ -42,9 +42,12 @@ _BUILDS = 105
 _NOT_PRIVILEGED = "not privileged to build"
 #: Nix repeats the end of the log, which we have, and says how to see all of it where it was built.
 _LOG_IN_MESSAGE = re.compile(r"[;.]?\s*last \d+ log lines?:.*", re.DOTALL | re.IGNORECASE)
-#: What failed there would fail anywhere.
+#: How a transient failure ends where that may be why the builder failed (derivation-goal.cc, buildDone).
+_DISK_FULL = "note: build failure may have been caused by lack of free disk space"
+#: What failed there would fail anywhere. Any other transient failure is that of a fixed-output derivation's builder.
 _FINAL = (
     BuildStatus.PERMANENT_FAILURE,
+    BuildStatus.TRANSIENT_FAILURE,
     BuildStatus.OUTPUT_REJECTED,
     BuildStatus.CACHED_FAILURE,
     BuildStatus.TIMED_OUT,
@@ -361,6 +364,8 @@ def _failure(result: BuildResult, task: Task, site: Site) -> Exception:
     """What a build that did not succeed means."""
     status = "".join(word.capitalize() for word in result.status.name.split("_"))
     reason = _LOG_IN_MESSAGE.sub("", result.message) or f"build of {task.drv.path} on {site.label} failed ({status})"
+    if result.status is BuildStatus.TRANSIENT_FAILURE and result.message.rstrip().endswith(_DISK_FULL):
+        return MachineTrouble(f"{reason.replace(_DISK_FULL, '').rstrip()}; the disk there is full, which may be why")
     if result.status in _FINAL:
         return BuildFailed(reason, status)
     return MachineTrouble(reason)

@@ -348,16 +348,27 @@ def test_the_clients_store_fails_for_a_moment() -> None:
     assert {each.out for each in wanted} <= here.valid.keys()
 
 
-def test_the_clients_store_takes_nothing() -> None:
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (RemoteError(0, "No space left on device"), dispatch.REFUSALS + 1),
+        (ChannelClosed("client", "No space left on device"), dispatch.DELIVERIES + 1),
+    ],
+)
+def test_the_clients_store_takes_nothing(error: Exception, tries: int) -> None:
+    """What it answers is believed sooner than a lost connection."""
     world = World()
+    asked = []
 
     def fault(operation: str, request: t.Any) -> None:
         if operation == "AddMultipleToStore":
-            raise RemoteError(0, "No space left on device")
+            asked.append(request)
+            raise error
 
     world.here.fault = fault
-    with pytest.raises(dispatch.DispatchError, match="No space left"):
+    with pytest.raises(dispatch.DispatchError, match="cannot be brought: .*No space left"):
         run(world, [drv("a")])
+    assert len(asked) == tries
 
 
 def test_slots_that_others_hold_are_waited_for(tmp_path: t.Any) -> None:

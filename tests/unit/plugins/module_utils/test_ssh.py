@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -19,8 +21,8 @@ from ansible_collections.nixfleet.builders.plugins.module_utils import ssh
 from ansible_collections.nixfleet.builders.plugins.module_utils.channel import ChannelClosed, ChannelTimeout
 from ansible_collections.nixfleet.builders.plugins.module_utils.ssh import SshError, SshHost, SshTimeout
 from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_config import Target
-from ansible_collections.nixfleet.builders.tests.support.key_files import write_key
-from cryptography.hazmat.primitives.asymmetric import rsa
+from ansible_collections.nixfleet.builders.tests.support.key_files import public_line, write_key
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 HOST_KEY = paramiko.ECDSAKey.generate()
 OTHER_KEY = paramiko.ECDSAKey.generate()
@@ -262,6 +264,29 @@ def test_host_key_from_known_hosts(server: Server, target: Target, tmp_path: Pat
     assert server.offered.count("ssh-ed25519") == 2  # none was offered to a host that is not known
 
 
+def test_revoked_host_keys(server: Server, target: Target, tmp_path: Path) -> None:
+    file = tmp_path / "revoked"
+    file.write_text(f"{OTHER_KEY.get_name()} {OTHER_KEY.get_base64()}\n")
+    revoking = replace(target, revoked_host_keys=str(file))
+    host = SshHost(revoking, 10)
+    host.open("cat").close()
+    host.close()
+    file.write_text(f"{HOST_KEY.get_name()} {HOST_KEY.get_base64()}\n")
+    with pytest.raises(SshError, match=r"is revoked \(RevokedHostKeys ") as caught:
+        SshHost(revoking, 10).open("cat")
+    assert caught.value.permanent
+    assert len(server.offered) == 1
+
+
+def test_a_known_hosts_command_is_named_where_it_would_be_needed(target: Target) -> None:
+    host = SshHost(replace(target, known_hosts_command=True), 10)
+    host.open("cat").close()
+    host.close()
+    unknown = replace(target, public_host_key="", known_hosts_command=True)
+    with pytest.raises(SshError, match="known_hosts. Its KnownHostsCommand in ssh_config is not supported$"):
+        SshHost(unknown, 10).open("cat")
+
+
 def test_changed_host_key(server: Server, target: Target) -> None:
     changed = replace(target, public_host_key=f"{OTHER_KEY.get_name()} {OTHER_KEY.get_base64()}")
     with pytest.raises(SshError, match="has changed") as caught:
@@ -299,6 +324,25 @@ def test_rsa_key(server: Server, target: Target, tmp_path: Path) -> None:
     host = SshHost(replace(target, identity_files=(str(tmp_path / "rsa"),)), 10)
     host.open("cat").close()
     host.close()
+
+
+@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="no ssh-keygen")
+def test_certificate(server: Server, target: Target, tmp_path: Path) -> None:
+    """sshd is asked for the certificate first; one that it does not take leads to advice about authorities."""
+    write_key(tmp_path / "authority")
+    (tmp_path / "authority").chmod(0o600)
+    key = ed25519.Ed25519PrivateKey.generate()
+    write_key(tmp_path / "key", key=key)
+    (tmp_path / "key.pub").write_text(public_line(key) + "\n")
+    subprocess.run(["ssh-keygen", "-q", "-s", "authority", "-I", "ci", "-n", "me", "key.pub"], cwd=tmp_path, check=True)
+    server.accepts.clear()
+    with pytest.raises(SshError) as caught:
+        SshHost(target, 10).open("cat")
+    text = str(caught.value)
+    assert f"{tmp_path}/key-cert.pub (certificate 'ci' for me), {tmp_path}/key (ssh-ed25519 SHA256:" in text
+    assert text.endswith(
+        "or sshd must trust who signed the certificate (TrustedUserCAKeys) and let one of its names in"
+    )
 
 
 def test_no_key(target: Target) -> None:

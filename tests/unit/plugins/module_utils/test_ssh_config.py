@@ -57,6 +57,7 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (
         "hostname 10.0.0.1\nport 2222\nuser u\nidentityfile ~/.ssh/%r@%n\nidentityfile ${WHERE}/100%%\n"
         "identityfile none\nidentitiesonly yes\nidentityagent %d/agent\n"
+        "certificatefile ~/.ssh/ci-cert.pub\nrevokedhostkeys ~/.ssh/revoked\nknownhostscommand /bin/known %H\n"
         "userknownhostsfile ~/.ssh/kh /a b/kh2\nglobalknownhostsfile none\n"
         "proxycommand nc %h %p\nconnecttimeout 7\nserveraliveinterval 5\nserveralivecountmax 2\naddressfamily inet\n"
     )
@@ -70,7 +71,10 @@ def test_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         known_as="[10.0.0.1]:2222",
         checks_bare_name=True,
         known_hosts=("/home/me/.ssh/kh", "/a b/kh2"),
+        known_hosts_command=True,
+        revoked_host_keys="/home/me/.ssh/revoked",
         identity_files=("/home/me/.ssh/u@b1", "/keys/100%"),
+        certificate_files=("/home/me/.ssh/ci-cert.pub",),
         agent="/home/me/agent",
         agent_offers_all=False,
         proxy_command="nc 10.0.0.1 2222",

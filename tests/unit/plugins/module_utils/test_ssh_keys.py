@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import shutil
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -211,6 +214,135 @@ def test_an_agent_that_says_nothing(tmp_path: Path) -> None:
         with contextlib.closing(Keys(paramiko, target, lambda: 0.05)) as keys:
             assert list(keys.offers()) == []
             assert keys.remarks == [f"the agent at {tmp_path}/agent does not answer (timed out)"]
+
+
+# ---------------------------------------------------------------------------------------------------- certificates
+
+needs_keygen = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="no ssh-keygen")
+
+
+def certify(directory: Path, key: PrivateKey, name: str, *options: str) -> bytes:
+    """Writes NAME-cert.pub; its blob."""
+    write_key(directory / "authority")
+    (directory / "authority").chmod(0o600)
+    (directory / f"{name}.pub").write_text(public_line(key) + "\n")
+    command = ["ssh-keygen", "-q", "-s", "authority", "-I", name, "-n", "me", *options, f"{name}.pub"]
+    subprocess.run(command, check=True, cwd=directory)
+    found = known_hosts.key_from_line((directory / f"{name}-cert.pub").read_text(), "")
+    assert found is not None
+    return found.blob
+
+
+def sent(target: Target) -> tuple[list[tuple[str, bytes]], list[str]]:
+    """The type and the blob that each offer sends; then the remarks."""
+    with keys_of(target) as keys:
+        found = []
+        for _label, key in keys.offers():
+            blob = key.public_blob
+            found.append((blob.key_type, blob.key_blob) if blob else (key.get_name(), key.asbytes()))
+        return found, keys.remarks
+
+
+@needs_keygen
+@pytest.mark.parametrize("kind", ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"])
+def test_a_certificate_beside_its_key_comes_first(tmp_path: Path, kind: str) -> None:
+    keys: dict[str, PrivateKey] = {
+        "ssh-ed25519": ed25519.Ed25519PrivateKey.generate(),
+        "ecdsa-sha2-nistp256": ec.generate_private_key(ec.SECP256R1()),
+        "ssh-rsa": rsa.generate_private_key(public_exponent=65537, key_size=2048),
+    }
+    other, plain = write_key(tmp_path / "other"), write_key(tmp_path / "key", key=keys[kind])
+    blob = certify(tmp_path, keys[kind], "key")
+    files = (str(tmp_path / "other"), str(tmp_path / "key"))
+    found, remarks = sent(replace(TARGET, identity_files=files))
+    assert found == [(f"{kind}-cert-v01@openssh.com", blob), ("ssh-ed25519", other), (kind, plain)]
+    assert remarks == []
+    assert offered(replace(TARGET, identity_files=files))[0][0][0] == (
+        f"{tmp_path}/key-cert.pub (certificate 'key' for me)"
+    )
+
+
+@needs_keygen
+def test_a_certificate_that_is_named(tmp_path: Path) -> None:
+    """Once, also where it stands beside its key, too."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    plain = write_key(tmp_path / "key", key=key)
+    blob = certify(tmp_path, key, "elsewhere")
+    shutil.copy(tmp_path / "elsewhere-cert.pub", tmp_path / "key-cert.pub")
+    named = (str(tmp_path / "elsewhere-cert.pub"),)
+    found, remarks = sent(replace(TARGET, identity_files=(str(tmp_path / "key"),), certificate_files=named))
+    assert [each for _kind, each in found] == [blob, plain]
+    assert remarks == []
+
+
+@needs_keygen
+def test_certificates_that_are_of_no_use(tmp_path: Path) -> None:
+    key, stranger = ed25519.Ed25519PrivateKey.generate(), ed25519.Ed25519PrivateKey.generate()
+    plain = write_key(tmp_path / "key", key=key)
+    certify(tmp_path, key, "old", "-V", "20200101000000Z:20200102000000Z")
+    certify(tmp_path, key, "early", "-V", "29990101000000Z:29990102000000Z")
+    certify(tmp_path, stranger, "strange")
+    (tmp_path / "rubbish").write_text("rubbish")
+    named = tuple(str(tmp_path / f"{name}-cert.pub") for name in ("old", "early", "strange", "none"))
+    target = replace(TARGET, identity_files=(str(tmp_path / "key"),), certificate_files=named)
+    found, remarks = sent(replace(target, certificate_files=(*named, str(tmp_path / "rubbish"))))
+    assert [each for _kind, each in found] == [plain]
+    assert [remark.removeprefix(f"{tmp_path}/") for remark in remarks] == [
+        "old-cert.pub is no longer valid since 2020-01-02 00:00:00 UTC",
+        "early-cert.pub is not valid before 2999-01-01 00:00:00 UTC",
+        "strange-cert.pub is for a key that is in no identity file, and not in the agent",
+        "none-cert.pub is no certificate of an ed25519, ecdsa or rsa key, or cannot be read",
+        "rubbish is no certificate of an ed25519, ecdsa or rsa key, or cannot be read",
+    ]
+
+
+@needs_keygen
+def test_a_certificate_whose_key_the_agent_holds(
+    agent: Agent, held: list[ed25519.Ed25519PrivateKey], tmp_path: Path
+) -> None:
+    blob = certify(tmp_path, held[1], "key")
+    named = (str(tmp_path / "key-cert.pub"),)
+    target = replace(TARGET, certificate_files=named, agent=str(tmp_path / "agent"), agent_offers_all=False)
+    with keys_of(target) as keys:
+        ((_label, key),) = keys.offers()
+        assert key.public_blob.key_blob == blob  # type: ignore[attr-defined]
+        key.sign_ssh_data(b"data", "ssh-ed25519-cert-v01@openssh.com")
+    assert agent.signed == [Agent.blob(held[1])]
+
+
+@needs_keygen
+@pytest.mark.parametrize("named", [False, True])
+def test_a_certificate_that_the_agent_holds(
+    agent: Agent, held: list[ed25519.Ed25519PrivateKey], tmp_path: Path, named: bool
+) -> None:
+    blob = certify(tmp_path, held[1], "key")
+    agent.keys[blob] = held[1]
+    target = replace(TARGET, agent=str(tmp_path / "agent"))
+    if named:
+        target = replace(target, certificate_files=(str(tmp_path / "key-cert.pub"),), agent_offers_all=False)
+    with keys_of(target) as keys:
+        offers = list(keys.offers())
+        assert [key.asbytes() for _label, key in offers[1:]] == ([] if named else [Agent.blob(each) for each in held])
+        key = offers[0][1]
+        assert (key.public_blob.key_type, key.public_blob.key_blob) == (  # type: ignore[attr-defined]
+            "ssh-ed25519-cert-v01@openssh.com",
+            blob,
+        )
+        key.sign_ssh_data(b"data", "ssh-ed25519-cert-v01@openssh.com")
+    assert agent.signed == [blob]
+
+
+def test_keys_of_security_keys_are_named(tmp_path: Path) -> None:
+    blob = string(b"sk-ssh-ed25519@openssh.com") + string(bytes(32)) + string(b"ssh:")
+    head = b"openssh-key-v1\0" + string(b"none") + string(b"none") + string(b"") + struct.pack(">I", 1)
+    text = base64.b64encode(head + string(blob) + string(bytes(64))).decode()
+    (tmp_path / "key").write_text(f"-----BEGIN OPENSSH PRIVATE KEY-----\n{text}\n-----END OPENSSH PRIVATE KEY-----\n")
+    found, remarks = offered(replace(TARGET, identity_files=(str(tmp_path / "key"),)))
+    assert found == []
+    assert remarks == [
+        f"{tmp_path}/key is a key of a security key (sk-ssh-ed25519@openssh.com), which is not used here but by an "
+        "agent: ssh-add it, or use another key"
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- public halves

@@ -249,7 +249,7 @@ def test_what_a_build_tells(fleet: Fleet) -> None:
         (BuildStatus.DEPENDENCY_FAILED, "DependencyFailed"),
         (BuildStatus.LOG_LIMIT_EXCEEDED, "LogLimitExceeded"),
         (BuildStatus.NOT_DETERMINISTIC, "NotDeterministic"),
-        (BuildStatus.TRANSIENT_FAILURE, ""),
+        (BuildStatus.TRANSIENT_FAILURE, "TransientFailure"),
         (BuildStatus.MISC_FAILURE, ""),
         (BuildStatus.INPUT_REJECTED, ""),
         (BuildStatus.NO_SUBSTITUTERS, ""),
@@ -261,6 +261,35 @@ def test_what_fails_anywhere_and_what_only_there(fleet: Fleet, status: BuildStat
     with pytest.raises(BuildFailed if word else MachineTrouble, match="^why not$") as caught:
         fleet.run(fleet.job(fleet.client if here else fleet.b1))
     assert getattr(caught.value, "status", "") == word
+
+
+FULL = "\nnote: build failure may have been caused by lack of free disk space"
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (f"builder failed{FULL}", "builder failed"),
+        (f"builder failed with exit code 1;\nlast 1 log lines:\n> no space{FULL}", "builder failed with exit code 1"),
+        (f"Cannot build.\nReason: exit code 1.\nLast 1 log lines:\n> no{FULL}\n", "Cannot build.\nReason: exit code 1"),
+    ],
+)
+def test_a_full_disk_is_the_machines(fleet: Fleet, message: str, reason: str) -> None:
+    """As far as Nix tells: it says so where little is free after a failure."""
+    fleet.result = result(BuildStatus.TRANSIENT_FAILURE, message)
+    with pytest.raises(MachineTrouble) as caught:
+        fleet.run(fleet.job(fleet.b1))
+    assert str(caught.value) == f"{reason}; the disk there is full, which may be why"
+
+
+def test_a_log_that_speaks_of_full_disks_is_no_proof(fleet: Fleet) -> None:
+    message = f"builder failed;\nlast 2 log lines:\n> a{FULL}\n> b\nFor full logs, run: nix log"
+    fleet.result = result(BuildStatus.TRANSIENT_FAILURE, message)
+    with pytest.raises(BuildFailed):
+        fleet.run(fleet.job(fleet.b1))
+    fleet.result = result(BuildStatus.PERMANENT_FAILURE, f"builder failed{FULL}")
+    with pytest.raises(BuildFailed):
+        fleet.run(fleet.job(fleet.b1))
 
 
 @pytest.mark.parametrize(
