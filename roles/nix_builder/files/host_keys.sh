@@ -15,8 +15,9 @@ PATH=$PATH:/usr/sbin:/sbin
 [ -d /run/sshd ] || mkdir -m 0755 /run/sshd
 effective=$(sshd -T -C user=root,host=localhost,addr=127.0.0.1)
 
-setting() { # KEYWORD
-  printf '%s\n' "$effective" | sed -n "s/^$1 //p"
+# OpenSSH 10.6 writes keywords as they are in the manual, and some lines twice.
+setting() { # KEYWORD, in lower case
+  printf '%s\n' "$effective" | awk -v keyword="$1" 'tolower($1) == keyword && !seen[$0]++ { sub(/^[^ ]+ /, ""); print }'
 }
 
 public_key() { # FILE
