@@ -10,14 +10,16 @@ Usage: killed.py TASK[,TASK...] -- COMMAND...
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 import typing as t
+from pathlib import Path
 
-#: Seconds between the start of a task and the kill, by turns: at once, in the middle of a module, when it may be through.
+sys.path.insert(0, str(Path(__file__).parents[2] / "interrupt/files"))
+from interrupt import Driver
+
+#: Seconds between the start of a task and the kill, by turns: at once, in the middle of a module, when it is through.
 DELAYS = (0.0, 0.3, 1.0)
 
 
@@ -36,7 +38,8 @@ def run(command: list[str], task: str | None, delay: float) -> str | None:
             tail = [*tail[-40:], line]
             if task and line.startswith(("TASK [", "RUNNING HANDLER [")) and f"{task}]" in line:
                 time.sleep(delay)
-                os.killpg(process.pid, signal.SIGKILL)
+                # Without what runs on the hosts: there are the builds, too.
+                Driver(0, [], [], command).kill(process.pid, "group")
                 return line.strip(" *\n")
         if process.wait():
             sys.exit(f"the playbook failed by itself:\n{''.join(tail)}")
