@@ -67,7 +67,7 @@ def fleet(*words: str) -> str:
 
 def play(name: str, *arguments: str, **env: str) -> None:
     """Runs a playbook on the fleet; its output goes to a file. Raises SystemExit where it fails."""
-    log = STATE / f"{Path(name).stem}.log"
+    log = STATE / f"{Path(name).name.replace('.yml', '')}.log"
     say(f"playing {name}, see {log.relative_to(ROOT)}")
     argv = ["ansible-playbook", "-i", str(INVENTORY), name, *arguments]
     settings = {"ANSIBLE_PIPELINING": "1", "ANSIBLE_INJECT_FACT_VARS": "false", "ANSIBLE_FORKS": "10", **env}
@@ -192,7 +192,7 @@ def keys() -> tuple[list[Figure], dict[str, str]]:
         )
         value = f"written to {places}; in none of {seen.commands} command lines; copies: {len(copies) - 1}"
         figures.append(Figure(path, "; ".join(faults) or value, "0600 from creation, no copy", not faults))
-    texts = [STATE / "fleet.log", STATE / "vvvv.log"]
+    texts = [STATE / "nixfleet.builders.fleet.log", STATE / "vvvv.log"]
     found = [f"{name} in {file.name}" for file in texts for name, part in secrets.items() if part in file.read_text()]
     size = sum(file.stat().st_size for file in texts) >> 10
     figures.append(
