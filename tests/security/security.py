@@ -27,6 +27,7 @@ BUILD = Path(os.environ["BUILD"])
 sys.path[:0] = [str(ROOT / "tests/fleet")]
 
 import traces  # noqa: E402
+import yaml  # noqa: E402
 from fleetlib.hosts import load  # noqa: E402
 from fleetlib.machine import Group  # noqa: E402
 
@@ -224,10 +225,9 @@ def control(secrets: dict[str, str]) -> Figure:
 
 def play_command(name: str, command: str) -> None:
     """Runs a command by ssh, which strace follows."""
-    inventory = t.cast("dict[str, t.Any]", __import__("yaml").safe_load(INVENTORY.read_text()))["all"]
-    variables = {**inventory["vars"], **inventory["hosts"][name]}
+    variables = yaml.safe_load(INVENTORY.read_text())["all"]["vars"]
     argv = ["ssh", "-i", variables["ansible_ssh_private_key_file"], *variables["ansible_ssh_common_args"].split()]
-    subprocess.run([*argv, f"root@{variables['ansible_host']}", command], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*argv, f"root@{host(name).address}", command], check=True, stdout=subprocess.DEVNULL)
 
 
 # ------------------------------------------------------------------------------------------------------- logins, fuzz
