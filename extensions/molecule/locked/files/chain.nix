@@ -22,7 +22,7 @@ let
   };
 in
 rec {
-  built = step "built" [ ] [ source ];
+  built = step "built" [ "on-client1" ] [ source ];
   first = step "first" [ "on-builder1" ] [ built ];
   second = step "second" [ "on-builder2" ] [ first built ];
   third = step "third" [ "on-builder1" ] [ second ];
