@@ -19,11 +19,18 @@ import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
-from ansible_collections.nixfleet.builders.plugins.module_utils import checks, machines, store_client, store_probe
+from ansible_collections.nixfleet.builders.plugins.module_utils import (
+    checks,
+    login_probe,
+    machines,
+    store_client,
+    store_probe,
+)
 from ansible_collections.nixfleet.builders.plugins.module_utils.checks import Finding
 from ansible_collections.nixfleet.builders.plugins.module_utils.limited_run import run_limited
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine, MachinesError
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix
+from ansible_collections.nixfleet.builders.plugins.module_utils.ssh import ParamikoMissing
 from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_config import SshConfigError, Target, target_of
 from ansible_collections.nixfleet.builders.plugins.module_utils.store_uri import normal_host
 
@@ -116,15 +123,19 @@ class BuilderChecks:
 
     def _try(self, builder: Builder) -> dict[str, t.Any]:
         findings, machine = self._known(builder)
-        output = None
+        output = target = None
         if machine is not None:
+            with contextlib.suppress(SshConfigError):
+                target = target_of(machine)
             if self._needs("name"):
-                findings.update(self._reach(builder, machine))
+                findings.update(self._reach(builder, machine, target))
             if self._needs("features"):
                 findings["features"] = self._features(builder, machine)
             if self._needs("build"):
                 built, output = self._build_and_verify(builder, machine, findings)
                 findings.update(built)
+            if "lockdown" in self._wanted and findings["daemon"].verdict == checks.PASSED:
+                findings["lockdown"] = self._lockdown(target)
         findings.update(self._disk_and_clock(builder))
         return {"name": builder.name, "output": output, "checks": checks.settle(findings, self._wanted)}
 
@@ -169,10 +180,7 @@ class BuilderChecks:
 
     # ------------------------------------------------------------------------------------------------ the store
 
-    def _reach(self, builder: Builder, machine: Machine) -> dict[str, Finding]:
-        target = None
-        with contextlib.suppress(SshConfigError):
-            target = target_of(machine)
+    def _reach(self, builder: Builder, machine: Machine, target: Target | None) -> dict[str, Finding]:
         store = store_client.ask(self._nix, machine.uri, self._limits.timeout)
         if not store["reachable"]:
             return self._why_not(builder, store, target)
@@ -197,9 +205,10 @@ class BuilderChecks:
         check, finding = checks.place(failure)
         if failure.reason == "timeout" and failure.message.startswith("no answer within") and target is not None:
             check, finding = locate_silence(target, self._limits.timeout, finding)
-        if check == "login" and builder.offer is not None:
+        if check == "login":
+            account = builder.offer.get("account") if builder.offer else None
             keys = public_keys(target) if target is not None else []
-            finding = checks.judge_login(failure.message, builder.offer.get("account") or {}, keys) or finding
+            finding = checks.judge_login(failure.message, account or {}, keys) or finding
         return checks.up_to(check, finding)
 
     # ------------------------------------------------------------------------------------------------ the build
@@ -250,6 +259,22 @@ class BuilderChecks:
         if key not in self._settings.get("trusted-public-keys", []):
             return checks.failed("key_not_trusted", f"this client's Nix does not trust the builder's key {key}")
         return checks.passed(f"by {key.partition(':')[0]}, which the client trusts")
+
+
+    # ------------------------------------------------------------------------------------------------ lock-down
+
+    def _lockdown(self, target: Target | None) -> Finding:
+        if target is None:
+            return checks.skipped("ssh's configuration cannot be read")
+        try:
+            found = login_probe.probe(target, login_probe.CHECKS, self._limits.timeout)
+        except ParamikoMissing as error:
+            return checks.skipped(f"{error}; install python3-paramiko on the client")
+        except ValueError as error:
+            return checks.skipped(f"the login cannot be probed: {error}")
+        if not found.passed:
+            return checks.failed("not_locked_down", found.complaint())
+        return checks.passed(f"{len(found.checks)} checks of login_probe")
 
 
 # ---------------------------------------------------------------------------------------------------- looks of its own

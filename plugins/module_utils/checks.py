@@ -38,7 +38,7 @@ CHECKS = (
     Check("features", ("known",)),
     Check("build", ("trust",)),
     Check("signature", ("build",)),
-    Check("lockdown", ("login",)),
+    Check("lockdown", ("daemon",)),
     Check("disk"),
     Check("clock"),
 )
@@ -61,6 +61,7 @@ CHECK_OF_REASON = {
     "host_key_changed": "host_key",
     "permission_denied": "login",
     "no_nix": "path",
+    "command_refused": "path",
     "protocol_mismatch": "protocol",
     "unsupported": "protocol",
     "other": "protocol",
@@ -88,6 +89,8 @@ REMEDIES = {
     "account_expired": "let the account live on: 'chage -E -1 -M -1 {user}' on the builder",
     "account_shell": "give the account a shell that exists: run role nixfleet.builders.nix_builder on the builder",
     "key_not_authorized": f"{_AGAIN}, which lets the client's key in; it is not in the builder's {{path}}",
+    "key_unusable": "run role nixfleet.builders.nix_client on this client, which makes the key (nix_client_ssh_key); ssh takes only "
+    "one without a passphrase that nobody else can read",
     "not_trusted": "run role nixfleet.builders.nix_builder on the builder, which makes {user} one of Nix's "
     "extra-trusted-users; 'nix show-config | grep ^trusted-users' there shows who is",
     "no_client_key": f"{_AGAIN}, which makes the client a signing key",
@@ -205,6 +208,9 @@ def judge_login(said: str, account: t.Mapping[str, t.Any], ssh_keys: t.Collectio
     C(said) is what the client saw, C(ssh_keys) the type and base64 text of each public key that it has for it.
     """
     words = {"user": str(account.get("user")), "path": " ".join(account.get("authorized_keys_files") or []) or "files"}
+    unusable = re.search("bad permissions|invalid format|no such identity|Identity file .* not accessible", said)
+    if unusable:
+        return failed("key_unusable", said)
     refused = account.get("refused")
     if refused:
         return failed(refused["reason"], f"{refused['message']}: {said}", **words)
