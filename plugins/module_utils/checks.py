@@ -71,8 +71,7 @@ CHECK_OF_REASON = {
 
 _AGAIN = "run playbook nixfleet.builders.fleet with this client and this builder"
 
-#: What mends the reasons that store_probe.py does not have. {user} is the account, {login} user@host, {key} the client's
-#: public key, {builder} and {path} what they say.
+#: What mends the reasons that store_probe.py does not have. {user} is the account, {path} the files with the account's keys.
 REMEDIES = {
     "unknown_to_client": f"{_AGAIN}, which makes them known to each other",
     "no_machine": "run role nixfleet.builders.nix_client on this client, which writes the machines file that Nix reads; "
@@ -104,6 +103,8 @@ REMEDIES = {
     "takes_nothing": "let it build: nix_builder_max_jobs above 0, then run playbook nixfleet.builders.fleet",
     "build_timeout": "see what holds the builder's slots ('ps -ef | grep nixbld' there), or raise nix_builder_max_jobs",
     "build_failed": "see what 'nix-build' says with '--builders' and this builder, and the log of nix-daemon there",
+    "no_signing_key": "run role nixfleet.builders.nix_builder on the builder, which makes a signing key, and then playbook "
+    "nixfleet.builders.fleet, which has the clients trust it",
     "not_signed": "run role nixfleet.builders.nix_builder on the builder, which has Nix sign what it builds "
     "(nix_builder_signing_key)",
     "key_not_trusted": "run role nixfleet.builders.nix_client on this client, which adds the builder's key to Nix's "
@@ -112,7 +113,6 @@ REMEDIES = {
     "disk_low": "free space in the builder's store ('nix-collect-garbage -d' there), give it a larger disk, or lower "
     "nix_verify_min_free",
     "clock_skew": "have both hosts keep time ('timedatectl set-ntp true'); nix_verify_max_clock_skew is what is allowed",
-    "unreachable": "see whether Ansible reaches the host: 'ansible -m ansible.builtin.ping {builder}'",
 }
 
 #: Every reason for which a check fails.
@@ -150,7 +150,8 @@ def skipped(because: str) -> Finding:
 def place(failure: store_probe.Failure) -> tuple[str, Finding]:
     """The check at which a store is not reachable, and what is found there."""
     said = failure.message
-    if failure.reason == "connection_refused" and re.search(r"^Connection (closed|reset) by ", said, re.MULTILINE):
+    closed = re.search(r"^Connection (closed|reset) by ", said, re.MULTILINE)
+    if failure.reason == "connection_refused" and closed and "kex_exchange" not in said:
         # The other refusals come before a host key is shown.
         return "login", failed("connection_closed", said)
     if failure.reason == "timeout" and "banner exchange" in said:
@@ -293,6 +294,7 @@ def _size(size: float) -> str:
 #: The first text that is found in what a failed build said decides; without one it is build_failed.
 BUILD_RULES = (
     ("not_trusted", ("not privileged to build", "lacks a valid signature", "lacks a signature by a trusted key")),
+    ("no_signing_key", ("signing-key",)),
     (
         "takes_nothing",
         ("unable to start any build", "try enabling remote builds", "Failed to find a machine", "local builds are disabled"),

@@ -119,7 +119,7 @@ def table(clients: t.Sequence[Client], unreachable: t.Mapping[str, str]) -> list
             lines += ["", *_paragraph(f"{client.name}: {client.problem}", "")]
         for pair in client.pairs:
             for check in pair.failures:
-                lines += ["", f"{client.name} -> {pair.name}: {check['check']}: {check['reason']}"]
+                lines += ["", f"{_clipped(client.name)} -> {_clipped(pair.name)}: {check['check']}: {check['reason']}"]
                 lines += _paragraph(str(check["message"]), "    ")
                 lines += _paragraph(f"To mend it: {check['remedy']}", "    ")
     return [line.rstrip() for line in lines]
