@@ -54,7 +54,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             write_all(files)
         except OSError as error:
             raise AnsibleActionFail(
-                f"the report cannot be written: {error}; name another place on the controller in path (nix_verify_report)"
+                f"the report cannot be written: {error}; name another place in path (nix_verify_report)"
             ) from error
         failures = {"clients": check_report.by_client(clients), "builders": check_report.by_builder(clients)}
         result.update(failures=failures)

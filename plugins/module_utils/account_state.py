@@ -23,7 +23,10 @@ def refusal(
     days since 1970. With PAM, sshd leaves a lock of the password alone, and PAM refuses what has expired.
     """
     if not shell_works:
-        return {"reason": "account_shell", "message": f"the shell {shell} of account {user} is no program, so sshd refuses it"}
+        return {
+            "reason": "account_shell",
+            "message": f"the shell {shell} of account {user} is no program, so sshd refuses it",
+        }
     fields = (shadow or "").split(":")
     if len(fields) < 9:
         return None
@@ -36,7 +39,10 @@ def refusal(
     if not with_pam:
         return None
     if changed == 0:
-        return {"reason": "account_expired", "message": f"the account {user} must get a new password before it may log in"}
+        return {
+            "reason": "account_expired",
+            "message": f"the account {user} must get a new password before it may log in",
+        }
     if changed is not None and most is not None and today > changed + most:
         since = today - changed - most
         how = ", and is inactive for it" if inactive is not None and since > inactive else ""
@@ -67,9 +73,7 @@ def keys_of(text: str) -> list[str]:
 
 def is_trusted(user: str, groups: t.Collection[str], trusted_users: t.Collection[str]) -> bool:
     """Whether Nix trusts an account (C(trusted-users): names, @groups, C(*))."""
-    return any(
-        word == "*" or word == user or (word.startswith("@") and word[1:] in groups) for word in trusted_users
-    )
+    return any(word == "*" or word == user or (word.startswith("@") and word[1:] in groups) for word in trusted_users)
 
 
 def _number(text: str) -> int | None:

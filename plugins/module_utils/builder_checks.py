@@ -57,8 +57,8 @@ class Builder(t.NamedTuple):
     """One builder: its name, its machine (None when the client knows nothing of it), its own system ('' for this
     host's), the public half of its signing key.
 
-    C(signed): it trusts signatures instead of users. C(offer): what module builder_info says of it, None where that is not
-    known, and then C(no_offer) is why.
+    C(signed): it trusts signatures instead of users. C(offer): what module builder_info says of it, None where that is
+    not known, and then C(no_offer) is why.
     """
 
     name: str
@@ -71,8 +71,8 @@ class Builder(t.NamedTuple):
 
 
 class Limits(t.NamedTuple):
-    """C(timeout): seconds for asking a store, C(build_timeout) for a build, which may have to wait for a slot; C(min_free)
-    bytes of a store; C(max_clock_skew) seconds.
+    """C(timeout): seconds for asking a store, C(build_timeout) for a build, which may have to wait for a slot;
+    C(min_free) bytes of a store; C(max_clock_skew) seconds.
     """
 
     timeout: float = 15
@@ -97,9 +97,7 @@ def fresh_name(builder: str) -> str:
 class BuilderChecks:
     """How this host tries its builders. C(dry): nothing is built."""
 
-    def __init__(
-        self, nix: Nix, wanted: t.Collection[str], limits: Limits = Limits(), client: Client = Client(), dry: bool = False
-    ) -> None:
+    def __init__(self, nix: Nix, wanted: t.Collection[str], limits: Limits, client: Client, dry: bool = False) -> None:
         self._nix = nix
         self._wanted = wanted
         self._limits = limits
@@ -259,7 +257,6 @@ class BuilderChecks:
         if key not in self._settings.get("trusted-public-keys", []):
             return checks.failed("key_not_trusted", f"this client's Nix does not trust the builder's key {key}")
         return checks.passed(f"by {key.partition(':')[0]}, which the client trusts")
-
 
     # ------------------------------------------------------------------------------------------------ lock-down
 

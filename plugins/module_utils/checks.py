@@ -71,40 +71,42 @@ CHECK_OF_REASON = {
 
 _AGAIN = "run playbook nixfleet.builders.fleet with this client and this builder"
 
-#: What mends the reasons that store_probe.py does not have. {user} is the account, {path} the files with the account's keys.
+#: What mends the reasons that store_probe.py does not have. {user} is the account, {path} where its
+#: keys are.
 REMEDIES = {
     "unknown_to_client": f"{_AGAIN}, which makes them known to each other",
-    "no_machine": "run role nixfleet.builders.nix_client on this client, which writes the machines file that Nix reads; "
-    "'nix show-config | grep ^builders' shows where Nix looks",
-    "connection_closed": "see sshd's log on the builder ('journalctl -u ssh'): it ended the connection after the host key "
-    "was shown, for an expired account, a penalty of this host, or a shell that does not start",
-    "no_answer": "something listens there, but it is no sshd that answers: see whether sshd hangs or another program has "
-    "the port ('ss -ltnp' on the builder); nix_builder_port is what clients connect to",
+    "no_machine": "run role nixfleet.builders.nix_client on this client, which writes the machines file that Nix reads;"
+    " 'nix show-config | grep ^builders' shows where Nix looks",
+    "connection_closed": "see sshd's log on the builder ('journalctl -u ssh'): it ended the connection after the "
+    "host key was shown, for an expired account, a penalty of this host, or a shell that does"
+    " not start",
+    "no_answer": "something listens there, but it is no sshd that answers: see whether sshd hangs or another program "
+    "has the port ('ss -ltnp' on the builder); nix_builder_port is what clients connect to",
     "shell_hangs": "the login succeeds and then nothing comes: take out of the start-up files of the account's shell "
     "what waits, or give the account the shell /bin/sh (role nixfleet.builders.nix_builder does)",
     "account_missing": "run role nixfleet.builders.nix_builder on the builder, which makes the account {user}",
-    "account_locked": "run role nixfleet.builders.nix_builder on the builder, which unlocks the account without giving it "
-    "a password ('usermod -p \"*\" {user}')",
+    "account_locked": "run role nixfleet.builders.nix_builder on the builder, which unlocks the account without"
+    " giving it a password ('usermod -p \"*\" {user}')",
     "account_expired": "let the account live on: 'chage -E -1 -M -1 {user}' on the builder",
     "account_shell": "give the account a shell that exists: run role nixfleet.builders.nix_builder on the builder",
     "key_not_authorized": f"{_AGAIN}, which lets the client's key in; it is not in the builder's {{path}}",
-    "key_unusable": "run role nixfleet.builders.nix_client on this client, which makes the key (nix_client_ssh_key); ssh takes only "
-    "one without a passphrase that nobody else can read",
+    "key_unusable": "run role nixfleet.builders.nix_client on this client, which makes the key "
+    "(nix_client_ssh_key); ssh takes only one without a passphrase that nobody else can read",
     "not_trusted": "run role nixfleet.builders.nix_builder on the builder, which makes {user} one of Nix's "
     "extra-trusted-users; 'nix show-config | grep ^trusted-users' there shows who is",
     "no_client_key": f"{_AGAIN}, which makes the client a signing key",
     "client_key_not_trusted": f"{_AGAIN}, which has the builder trust what the client signs",
-    "system_missing": "take the system out of nix_builder_systems, or let the builder's Nix build for it (extra-platforms in "
-    "nix_builder_settings); then run playbook nixfleet.builders.fleet",
+    "system_missing": "take the system out of nix_builder_systems, or let the builder's Nix build for it "
+    "(extra-platforms in nix_builder_settings); then run playbook nixfleet.builders.fleet",
     "feature_missing": "take the feature out of nix_builder_supported_features, or let the builder's Nix have it "
     "(system-features); then run playbook nixfleet.builders.fleet",
-    "feature_unusable": "make it work on the builder, or take the feature out of nix_builder_supported_features and run "
-    "playbook nixfleet.builders.fleet",
+    "feature_unusable": "make it work on the builder, or take the feature out of nix_builder_supported_features "
+    "and run playbook nixfleet.builders.fleet",
     "takes_nothing": "let it build: nix_builder_max_jobs above 0, then run playbook nixfleet.builders.fleet",
     "build_timeout": "see what holds the builder's slots ('ps -ef | grep nixbld' there), or raise nix_builder_max_jobs",
     "build_failed": "see what 'nix-build' says with '--builders' and this builder, and the log of nix-daemon there",
-    "no_signing_key": "run role nixfleet.builders.nix_builder on the builder, which makes a signing key, and then playbook "
-    "nixfleet.builders.fleet, which has the clients trust it",
+    "no_signing_key": "run role nixfleet.builders.nix_builder on the builder, which makes a signing key, and "
+    "then playbook nixfleet.builders.fleet, which has the clients trust it",
     "not_signed": "run role nixfleet.builders.nix_builder on the builder, which has Nix sign what it builds "
     "(nix_builder_signing_key)",
     "key_not_trusted": "run role nixfleet.builders.nix_client on this client, which adds the builder's key to Nix's "
@@ -112,7 +114,8 @@ REMEDIES = {
     "not_locked_down": "run role nixfleet.builders.nix_builder on the builder, which restricts the account in sshd",
     "disk_low": "free space in the builder's store ('nix-collect-garbage -d' there), give it a larger disk, or lower "
     "nix_verify_min_free",
-    "clock_skew": "have both hosts keep time ('timedatectl set-ntp true'); nix_verify_max_clock_skew is what is allowed",
+    "clock_skew": "have both hosts keep time ('timedatectl set-ntp true'); nix_verify_max_clock_skew is "
+    "what is allowed",
 }
 
 #: Every reason for which a check fails.
@@ -204,7 +207,7 @@ def with_foundations(wanted: t.Collection[str]) -> set[str]:
 
 
 def judge_login(said: str, account: t.Mapping[str, t.Any], ssh_keys: t.Collection[str]) -> Finding | None:
-    """Why a login is refused, by what the builder says of its account (module builder_info); None where it is not clear.
+    """Why a login is refused, by what the builder says of its account (builder_info); None where it is not clear.
 
     C(said) is what the client saw, C(ssh_keys) the type and base64 text of each public key that it has for it.
     """
@@ -222,9 +225,7 @@ def judge_login(said: str, account: t.Mapping[str, t.Any], ssh_keys: t.Collectio
     return failed("key_not_authorized", f"{said}; the builder does not let the client's key in ({shown})", **words)
 
 
-def judge_trust(
-    told: bool | None, account: t.Mapping[str, t.Any] | None, user: str, version: str | None
-) -> Finding:
+def judge_trust(told: bool | None, account: t.Mapping[str, t.Any] | None, user: str, version: str | None) -> Finding:
     """Whether the builder's Nix trusts the client: what the store told, or else what the builder's settings say."""
     if told is None and account is not None and account.get("trusted") is not None:
         told = bool(account["trusted"])
@@ -232,7 +233,9 @@ def judge_trust(
         return skipped(f"Nix {version or 'there'} does not tell, and the builder's settings are not known")
     if told:
         return passed(f"{user} is one of the builder's trusted users")
-    return failed("not_trusted", f"the builder's Nix does not trust {user}, so it takes nothing from it unsigned", user=user)
+    return failed(
+        "not_trusted", f"the builder's Nix does not trust {user}, so it takes nothing from it unsigned", user=user
+    )
 
 
 def judge_signer(client_key: str | None, offer: t.Mapping[str, t.Any] | None) -> Finding:
@@ -251,7 +254,9 @@ def judge_features(machine: t.Mapping[str, t.Any], offer: t.Mapping[str, t.Any])
     systems = [system for system in machine.get("systems") or [] if system not in offer["systems"]]
     if systems:
         there = ", ".join(offer["systems"])
-        return failed("system_missing", f"the machine promises {', '.join(systems)}, the builder's Nix builds for {there}")
+        return failed(
+            "system_missing", f"the machine promises {', '.join(systems)}, the builder's Nix builds for {there}"
+        )
     claimed = list(
         dict.fromkeys([*(machine.get("supported_features") or []), *(machine.get("mandatory_features") or [])])
     )
@@ -297,7 +302,12 @@ BUILD_RULES = (
     ("no_signing_key", ("signing-key",)),
     (
         "takes_nothing",
-        ("unable to start any build", "try enabling remote builds", "Failed to find a machine", "local builds are disabled"),
+        (
+            "unable to start any build",
+            "try enabling remote builds",
+            "Failed to find a machine",
+            "local builds are disabled",
+        ),
     ),
 )
 

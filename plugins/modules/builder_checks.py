@@ -13,10 +13,10 @@ version_added: 0.1.0
 author:
   - nixfleet.builders contributors (@nixfleet)
 description:
-  - Makes for each builder the checks that O(checks) names, in the order in which things break. A check that stands on a failed
-    one is skipped, and says because of which.
-  - All builders are tried at the same time, up to eight, and all of them before the task fails. Each gets one connection
-    for all questions, and one for the build.
+  - Makes for each builder the checks that O(checks) names, in the order in which things break. A check that stands on
+    a failed one is skipped, and says because of which.
+  - All builders are tried at the same time, up to eight, and all of them before the task fails. Each gets one
+    connection for all questions, and one for the build.
   - Goes the way that builds go on this host, through Nix's own command line and the ssh configuration of the user, so
     run it as root. Nobody is asked for a passphrase or to trust a key.
 options:
@@ -31,8 +31,8 @@ options:
     required: true
   offers:
     description:
-      - What M(nixfleet.builders.builder_info) has returned on each builder, by name. Without it the checks V(features), V(disk)
-        and V(clock) are skipped, and a login that is refused is not explained.
+      - What M(nixfleet.builders.builder_info) has returned on each builder, by name. Without it the checks
+        V(features), V(disk) and V(clock) are skipped, and a login that is refused is not explained.
       - With V(unreachable) in it, C(msg) is said to be why nothing is known.
     type: dict
     default: {}
@@ -44,12 +44,13 @@ options:
     type: str
   checks:
     description:
-      - What is checked. V(known) is whether Nix has the builder in its machines; V(name) whether its name is resolved; V(tcp)
-        whether something listens; V(host_key) whether that is the builder; V(login) whether the key opens the account; V(path)
-        whether Nix is found there; V(protocol) whether it speaks; V(daemon) whether its daemon takes the account; V(trust)
-        whether it trusts the client; V(features) whether it has the systems and features that the machine promises; V(build)
-        whether it builds; V(signature) whether what comes back is signed, by a key that the client trusts; V(disk) whether its
-        store has room; V(clock) whether its clock agrees with this host's.
+      - What is checked. V(known) is whether Nix has the builder in its machines; V(name) whether its name is
+        resolved; V(tcp) whether something listens; V(host_key) whether that is the builder; V(login) whether the key
+        opens the account; V(path) whether Nix is found there; V(protocol) whether it speaks; V(daemon) whether its
+        daemon takes the account; V(trust) whether it trusts the client; V(features) whether it has the systems and
+        features that the machine promises; V(build) whether it builds; V(signature) whether what comes back is
+        signed, by a key that the client trusts; V(disk) whether its store has room; V(clock) whether its clock agrees
+        with this host's.
       - A failed check on which one of these stands is returned as well.
     type: list
     elements: str

@@ -219,8 +219,8 @@ account:
       sample: nixremote
     refused:
       description:
-        - Why sshd lets nobody in as this account, as C(reason) (V(account_missing), V(account_locked), V(account_expired) or
-          V(account_shell)) and C(message). V(null) where its keys open it.
+        - Why sshd lets nobody in as this account, as C(reason) (V(account_missing), V(account_locked),
+          V(account_expired) or V(account_shell)) and C(message). V(null) where its keys open it.
       type: dict
       sample: null
     authorized_keys_files:

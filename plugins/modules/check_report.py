@@ -13,7 +13,8 @@ version_added: 0.1.0
 author:
   - nixfleet.builders contributors (@nixfleet)
 description:
-  - Prints a table with a row for each client and builder, then what failed and what mends it, in lines of at most 100 columns.
+  - Prints a table with a row for each client and builder, then what failed and what mends it, in lines of at most 100
+    columns.
   - Writes the same as JSON, and as JUnit's XML for CI servers. Both files are written whole or not at all.
   - It is an action plugin. All of it happens on the controller, and no connection is made.
 options:
@@ -30,8 +31,8 @@ options:
   path:
     description:
       - Where the report is written on the controller.
-      - A path that ends in C(.json) or C(.xml) is that one file. Any other is a directory, made where it is missing, that
-        gets C(verify.json) and C(verify.xml).
+      - A path that ends in C(.json) or C(.xml) is that one file. Any other is a directory, made where it is missing,
+        that gets C(verify.json) and C(verify.xml).
       - Also written in check mode, as it is the result of the run.
     type: path
 extends_documentation_fragment:

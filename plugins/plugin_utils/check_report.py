@@ -189,8 +189,9 @@ def as_json(clients: t.Sequence[Client], unreachable: t.Mapping[str, str], time:
 
 
 def as_junit(clients: t.Sequence[Client], unreachable: t.Mapping[str, str], time: str) -> str:
-    """JUnit's XML: a suite for each client, a case for each builder and check; hosts that Ansible did not reach are a suite
-    of their own.
+    """JUnit's XML: a suite for each client, a case for each builder and check.
+
+    Hosts that Ansible did not reach are a suite of their own.
     """
     root = ET.Element("testsuites", name="nixfleet.builders.verify")
     for client in clients:

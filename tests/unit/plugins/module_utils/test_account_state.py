@@ -11,7 +11,9 @@ PAM = {"usepam": "yes"}
 TODAY = 20000
 
 
-def shadow(password: str = "*", changed: str = "19000", most: str = "99999", inactive: str = "", expires: str = "") -> str:
+def shadow(
+    password: str = "*", changed: str = "19000", most: str = "99999", inactive: str = "", expires: str = ""
+) -> str:
     return f"nixremote:{password}:{changed}:0:{most}:7:{inactive}:{expires}:"
 
 
@@ -56,7 +58,10 @@ def test_shell() -> None:
     ("value", "files"),
     [
         (None, ["/home/n/.ssh/authorized_keys"]),
-        (".ssh/authorized_keys .ssh/authorized_keys2", ["/home/n/.ssh/authorized_keys", "/home/n/.ssh/authorized_keys2"]),
+        (
+            ".ssh/authorized_keys .ssh/authorized_keys2",
+            ["/home/n/.ssh/authorized_keys", "/home/n/.ssh/authorized_keys2"],
+        ),
         ("/etc/keys/%u %h/k%%", ["/etc/keys/n", "/home/n/k%"]),
         ("none", []),
     ],
@@ -83,7 +88,14 @@ no key at all
 
 @pytest.mark.parametrize(
     ("users", "trusted"),
-    [(["root"], False), (["root", "n"], True), (["@nixbld"], False), (["@nix-users"], True), (["*"], True), ([], False)],
+    [
+        (["root"], False),
+        (["root", "n"], True),
+        (["@nixbld"], False),
+        (["@nix-users"], True),
+        (["*"], True),
+        ([], False),
+    ],
 )
 def test_trusted(users: list[str], trusted: bool) -> None:
     assert account_state.is_trusted("n", ["n", "nix-users"], users) is trusted

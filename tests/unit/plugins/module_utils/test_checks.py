@@ -117,7 +117,12 @@ def test_nothing_known() -> None:
             None,
         ),
         ("connection_refused", "Connection closed by 1.2.3.4 port 22", "login", "connection_closed"),
-        ("timeout", "Connection timed out during banner exchange\nConnection to b port 22 timed out", "tcp", "no_answer"),
+        (
+            "timeout",
+            "Connection timed out during banner exchange\nConnection to b port 22 timed out",
+            "tcp",
+            "no_answer",
+        ),
         ("timeout", "ssh: connect to host b port 22: Connection timed out", "tcp", None),
         ("no_nix", "sh: 1: nix-daemon: not found", "path", None),
         ("other", "what?", "protocol", None),
