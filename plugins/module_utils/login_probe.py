@@ -26,6 +26,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.login_session im
     Attempt,
     Dropped,
     Ended,
+    Field,
     Login,
     Opened,
     WrongHost,
@@ -59,8 +60,8 @@ REQUESTS = (
 CHECKS = ("host_key", *PROOFS, *REQUESTS, "other_user")
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
-#: Seconds that a login costs which ends without one (sshd_config(5): authfail, and invaliduser since 10.3), with what it
-#: takes sshd to notice its end; and the OpenSSH that has begun to count.
+#: Seconds that a connection costs which ends without a login (sshd_config(5), PerSourcePenalties: authfail,
+#: invaliduser), with what it takes sshd to notice its end; and the OpenSSH that has begun to count.
 PENALTY = 5.5
 PENALTIES_SINCE = (9, 8)
 #: Pauses before a connection is tried again that sshd drops: longer than the penalty of others may last.
@@ -70,6 +71,10 @@ _DAEMON = "nix-daemon --stdio"
 _SOCKET = "/nix/var/nix/daemon-socket/socket"
 #: sshd's own words where PermitTunnel forbids a tunnel; without them it tried to make one.
 _NO_TUNNEL = "rejected tunnel device forwarding"
+#: sshd's words on what it does not forbid and cannot do: the home is not writable, there is no xauth.
+_CANNOT = ("Agent forwarding disabled: ", "No xauth program")
+#: What stands for a reason where sshd forbids; where it tried, it names the error.
+_NO_REASON = "open failed"
 #: Variables of a client that would change what runs, or its messages.
 VARIABLES = {
     "PATH": "/nonexistent",
@@ -427,14 +432,12 @@ class _Probe:
         channel = login.stream(_DAEMON, variables)
         try:
             store = Store(channel, self._timeout)
-            trust = {True: ", which trusts us", False: ", which does not trust us"}.get(store.trusted, "")
+            trust = {None: "", True: ", which trusts us", False: ", which does not trust us"}[store.trusted]
             heard = channel.stderr_tail().strip()
             if variables and heard:
                 return FAILED, f"with the client's variables {_DAEMON} complains: {heard[:300]}"
-            return (
-                PASSED,
-                f"{_DAEMON} answers: Nix {store.nix_version or '?'}, protocol {store.version[0]}.{store.version[1]}{trust}",
-            )
+            spoken = f"protocol {store.version[0]}.{store.version[1]}"
+            return PASSED, f"{_DAEMON} answers: Nix {store.nix_version or '?'}, {spoken}{trust}"
         except (RemoteError, ProtocolError, ChannelError) as error:
             return FAILED, f"{_DAEMON} does not answer as Nix: {getattr(error, 'reason', error)}"
         finally:
@@ -484,13 +487,13 @@ class _Probe:
         return PASSED, evidence
 
     def _pty(self, login: Login) -> tuple[str, str]:
-        return _granted({"pty-req": login.granted("pty-req", "xterm", 80, 24, 0, 0, b"\x00")})
+        return _granted(login, ("pty-req",), "xterm", 80, 24, 0, 0, b"\x00")
 
     def _agent(self, login: Login) -> tuple[str, str]:
-        return _granted({kind: login.granted(kind) for kind in ("auth-agent-req@openssh.com", "agent-req")})
+        return _granted(login, ("auth-agent-req@openssh.com", "agent-req"))
 
     def _x11(self, login: Login) -> tuple[str, str]:
-        return _granted({"x11-req": login.granted("x11-req", False, "MIT-MAGIC-COOKIE-1", secrets.token_hex(16), 0)})
+        return _granted(login, ("x11-req",), False, "MIT-MAGIC-COOKIE-1", secrets.token_hex(16), 0)
 
     def _tcp_forwarding(self, login: Login) -> tuple[str, str]:
         # sshd itself listens there.
@@ -515,6 +518,8 @@ class _Probe:
         if opened.channel is not None:
             opened.channel.close()
             return FAILED, f"direct-streamlocal to {_SOCKET} was opened"
+        if opened.code != PROHIBITED and not opened.said.startswith(_NO_REASON):
+            return FAILED, f"direct-streamlocal to {_SOCKET} is not forbidden, sshd tried to connect: {opened.said}"
         path = f"/tmp/nixfleet-probe-{secrets.token_hex(8)}"
         if login.ask_globally("streamlocal-forward@openssh.com", path):
             login.ask_globally("cancel-streamlocal-forward@openssh.com", path)
@@ -535,7 +540,7 @@ class _Probe:
         return PASSED, f"refused: {evidence}"
 
     def _environment(self, login: Login) -> tuple[str, str]:
-        taken = [name for name, value in VARIABLES.items() if login.granted("env", name, value)]
+        taken = [name for name, value in VARIABLES.items() if login.granted("env", name, value)[0]]
         if taken:
             return FAILED, f"sshd takes {', '.join(taken)} from the client (AcceptEnv)"
         verdict, what = self._talk(login, VARIABLES)
@@ -544,9 +549,14 @@ class _Probe:
         return PASSED, f"sshd refuses {', '.join(VARIABLES)}; with them {what}"
 
 
-def _granted(requests: t.Mapping[str, bool]) -> tuple[str, str]:
-    granted = [kind for kind, answer in requests.items() if answer]
-    return (FAILED, f"sshd grants {', '.join(granted)}") if granted else (PASSED, f"sshd refuses {', '.join(requests)}")
+def _granted(login: Login, kinds: t.Sequence[str], *fields: Field) -> tuple[str, str]:
+    for kind in kinds:
+        granted, notes = login.granted(kind, *fields)
+        if granted:
+            return FAILED, f"sshd grants {kind}"
+        if any(words in notes for words in _CANNOT):
+            return FAILED, f"sshd does not forbid {kind}, it only could not do it: {notes}"
+    return PASSED, f"sshd refuses {', '.join(kinds)}"
 
 
 def _riddle() -> tuple[str, str]:

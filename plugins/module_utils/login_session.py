@@ -237,11 +237,11 @@ class Login:
             return False
         return True
 
-    def granted(self, kind: str, *fields: Field) -> bool:
-        """Whether sshd grants a request on a session of its own."""
+    def granted(self, kind: str, *fields: Field) -> tuple[bool, str]:
+        """Whether sshd grants a request on a session of its own, and what it said beside that."""
         channel = self.session()
         try:
-            return self.ask(channel, kind, *fields)
+            return self.ask(channel, kind, *fields), "; ".join(self._log.all("Debug msg: "))
         finally:
             channel.close()
 
@@ -384,15 +384,15 @@ class _Log(logging.Handler):
     def clear(self) -> None:
         self._lines.clear()
 
+    def all(self, mark: str) -> list[str]:
+        """What follows the mark in each line that has it."""
+        found = [line.partition(mark)[2].strip() for line in self._lines if mark in line]
+        # paramiko shows some texts as Python's bytes.
+        return [text[2:-1] if re.fullmatch(r"b(['\"]).*\1", text, re.DOTALL) else text for text in found]
+
     def last(self, mark: str) -> str:
-        """What follows the mark in the last line that has it, or ""."""
-        for line in reversed(self._lines):
-            _before, found, after = line.partition(mark)
-            if found:
-                # paramiko shows some texts as Python's bytes.
-                after = after.strip()
-                return after[2:-1] if re.fullmatch(r"b(['\"]).*\1", after, re.DOTALL) else after
-        return ""
+        """The same of the last such line; "" where there is none."""
+        return ([""] + self.all(mark))[-1]
 
 
 def _transport_class(library: t.Any) -> t.Any:

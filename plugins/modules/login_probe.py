@@ -111,8 +111,7 @@ extends_documentation_fragment:
 requirements:
   - The Python library paramiko
 notes:
-  - Checks that the account passes by luck are none. A host whose sshd has no C(xauth) refuses X11 whatever it is
-    configured to do, for instance, and passes V(x11).
+  - A refusal that sshd gives because it could not do what it would have done, like X11 without C(xauth), does not pass.
 seealso:
   - module: nixfleet.builders.sshd_account
   - module: nixfleet.builders.store_info
