@@ -381,7 +381,11 @@ def read_account(module: AnsibleModule, user: str, trusted_users: list[str]) -> 
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
-        gone = {"refused": account_state.missing(user), "authorized_keys_files": [], "authorized_keys": None}
+        gone: dict[str, t.Any] = {
+            "refused": account_state.missing(user),
+            "authorized_keys_files": [],
+            "authorized_keys": None,
+        }
         return {"user": user, "trusted": False, **gone}
     effective = ask_sshd(module, user)
     shell = entry.pw_shell or "/bin/sh"
