@@ -113,11 +113,13 @@ class Login:
         self._wire = Wire(open_tcp(self.target, deadline, self.timeout))
         transport = self._transport = _transport_class(library)(self._wire)
         transport.daemon = True
-        logger = logging.getLogger(_LOG)
+        # One for each login: there may be several at the same time.
+        channel = f"{_LOG}.{id(self)}"
+        logger = logging.getLogger(channel)
         logger.propagate = False
         logger.setLevel(logging.DEBUG)
         logger.handlers = [self._log]
-        transport.set_log_channel(_LOG)
+        transport.set_log_channel(channel)
         transport.auth_timeout = transport.banner_timeout = transport.handshake_timeout = self.timeout
         security = transport.get_security_options()
         kinds = ("rsa-sha2-512", "rsa-sha2-256") if pinned.type == "ssh-rsa" else (pinned.type,)
