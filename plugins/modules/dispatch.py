@@ -80,6 +80,9 @@ attributes:
 notes:
   - Run it as root (C(become)), so that slots are shared with Nix's own builds, and the keys of Nix's daemon are used.
     Other users need an account that the builders know, and share no slots.
+  - Builders over ssh are reached as ssh_config says. A certificate is offered where there is one (C(KEY-cert.pub), or
+    C(CertificateFile)). C(KnownHostsCommand), host certificates and security keys (but by an agent) are not used.
+  - Where Nix suspects that a build failed because the builder's disk is full, the build counts as V(lost).
 seealso:
   - module: nixfleet.builders.store_copy
   - plugin: nixfleet.builders.build

@@ -1,3 +1,4 @@
+#!/bin/sh
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Makes files with odd names in the current directory: a line break, quotes, no UTF-8, blanks, the longest one, a dash.
