@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Shortcuts; the work is done by scripts that can be called by themselves too.
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint sanity molecule bench fleet-up fleet-down setup clean
+.PHONY: help demo test unit lint sanity molecule bench security fleet-up fleet-down setup clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ molecule: ## Molecule scenarios on the test fleet (SCENARIO="name..." for some o
 
 bench: ## measurements, as JSON
 	@tests/bench/run
+
+security: ## what a login may do, ssh-audit, fuzzing, private keys: a table of figures, and whether each is reached
+	@tests/security/run
 
 fleet-up: ## start the test fleet (HOSTS="builder1:trixie client1:bookworm:bare ..." for others than the usual five)
 	@tests/fleet/fleet up $(HOSTS)

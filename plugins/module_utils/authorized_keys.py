@@ -21,14 +21,37 @@ _KEY = re.compile(r"(?<![^ ,])AAAA[A-Za-z0-9+/]+=*")
 _TYPE_FIRST = re.compile(r"(ssh|ecdsa|sk)-")
 
 
-def own_lines(clients: t.Mapping[str, str], keys: t.Iterable[str]) -> list[str]:
-    """The lines for the clients' keys, by name, and for more keys, which may have options in front; all marked."""
+class KeyLineError(Exception):
+    """A line that cannot be written as it is."""
+
+
+def own_lines(clients: t.Mapping[str, str], keys: t.Iterable[str], command: str | None = None) -> list[str]:
+    """The lines for the clients' keys, by name, and for more keys, which may have options in front; all marked.
+
+    C(command): the forced command of them all. KeyLineError where one of C(keys) has its own: sshd would take neither.
+    """
+    options = "restrict"
+    if command is not None:
+        if re.search(r'["\\\x00-\x1f\x7f]', command):
+            raise KeyLineError(f"the command {command!r} has a quote, a backslash or a control character")
+        options += f',command="{command}"'
     lines = [
-        f"restrict {' '.join(key.split()[:2])} nixfleet:{client}"
+        f"{options} {' '.join(key.split()[:2])} nixfleet:{client}"
         for client, key in sorted(clients.items(), key=lambda item: item[0].lower())
     ]
-    stripped = [key.strip() for key in keys]
-    return lines + [f"restrict{' ' if _TYPE_FIRST.match(key) else ','}{key} nixfleet:{MORE}" for key in stripped]
+    for key in (key.strip() for key in keys):
+        if command is not None and has_command(key):
+            raise KeyLineError(
+                f"the key line {key[:60]!r} has a command of its own, where {command} is to be the only one"
+            )
+        lines.append(f"{options}{' ' if _TYPE_FIRST.match(key) else ','}{key} nixfleet:{MORE}")
+    return lines
+
+
+def has_command(line: str) -> bool:
+    """Whether the options of a line have a forced command; sshd takes their names in any case."""
+    words = re.sub(r'"(?:\\.|[^"\\])*"', '""', line).split()
+    return bool(words) and any(option.lower().startswith("command=") for option in words[0].split(","))
 
 
 def foreign_lines(texts: t.Iterable[str], own: t.Iterable[str]) -> list[str]:

@@ -17,13 +17,18 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.task_build impor
 OnDelivered = t.Callable[[Site, "list[list[str]]", t.Optional[Exception], int], None]
 
 
+#: Seconds between what a site delivers and what it delivers next, which so is more at once.
+PAUSE = 0.2
+
+
 class Delivery:
     """Brings paths to one site, from each other site by one thread, all that waits there at once."""
 
     def __init__(self, destination: Site, on_delivered: OnDelivered) -> None:
         self.destination = destination
         self._on_delivered = on_delivered
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._hurry = False
         self._waiting: dict[Site, list[list[str]]] = collections.defaultdict(list)
         self._busy: set[Site] = set()
 
@@ -35,6 +40,13 @@ class Delivery:
                 return
             self._busy.add(source)
         source.do(lambda: self._serve(source))
+
+    def hurry(self) -> None:
+        """Little more is to come: nothing waits for company any more."""
+        with self._lock:
+            if not self._hurry:
+                self._hurry = True
+                self._lock.notify_all()
 
     def _serve(self, source: Site) -> None:
         while True:
@@ -51,3 +63,5 @@ class Delivery:
             except Exception as raised:
                 error = raised
             self._on_delivered(source, added, error, moved)
+            with self._lock:
+                self._lock.wait_for(lambda: self._hurry, PAUSE)

@@ -173,7 +173,7 @@ def parse(path: str, data: bytes) -> Derivation:
         at = found.end()
     outputs, input_drvs, input_srcs, system, builder, args, env, _end = sections
     by_name = {_word(name): Output(*map(_value, rest)) for name, *rest in _OUTPUTS.findall(outputs)}
-    return Derivation(
+    drv = Derivation(
         path=path,
         outputs=by_name,
         input_drvs={_value(drv): _strings(names) for drv, names in _INPUT_DRVS.findall(input_drvs)},
@@ -184,6 +184,10 @@ def parse(path: str, data: bytes) -> Derivation:
         env={_word(name): _value(value) for name, value in _PAIRS.findall(env)},
         kind=_kind(path, by_name),
     )
+    if drv.kind == FIXED and drv.env.get("out", by_name["out"].path) != by_name["out"].path:
+        # Nix goes by the hash and passes over the path here, but has checked that of the environment.
+        raise _damaged(path, "its output has another path than its environment says")
+    return drv
 
 
 def _strings(items: str) -> tuple[str, ...]:

@@ -4,11 +4,8 @@
 """A run: derivations built on the machines that may take them, and what was wanted of them brought back.
 
 plan.py says what is to be built, scheduler.py who builds what next, task_build.py builds one task in a thread of the
-machine's (site.py), delivery.py brings results. Here they meet: one thread decides, all others only tell it what
-happened, by functions that they put into its queue.
-
-What only one builder has is in doubt while that builder cannot be reached: what needs it waits. It is there again when
-the builder comes back and still has it; it is built again elsewhere when the builder does not come back at once.
+machine's (site.py), delivery.py brings results. whereabouts.py knows who answers and has what. Here they meet: one
+thread decides, all others only tell it what happened, by functions that they put into its queue.
 """
 
 from __future__ import annotations
@@ -19,7 +16,6 @@ import itertools
 import queue
 import random
 import typing as t
-from dataclasses import dataclass, field
 
 from ansible_collections.nixfleet.builders.plugins.module_utils import plan as planning
 from ansible_collections.nixfleet.builders.plugins.module_utils import route
@@ -28,17 +24,27 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.derivation impor
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine
 from ansible_collections.nixfleet.builders.plugins.module_utils.plan import Plan, Task
 from ansible_collections.nixfleet.builders.plugins.module_utils.protocol import RemoteError
+from ansible_collections.nixfleet.builders.plugins.module_utils.run_records import (
+    TO_CLIENT,
+    TO_NOWHERE,
+    Attempt,
+    DispatchError,
+    Event,
+    MachineRecord,
+    Record,
+    Request,
+    Run,
+)
 from ansible_collections.nixfleet.builders.plugins.module_utils.scheduler import (
     Assignment,
     Candidate,
     Outcome,
-    Policy,
     Scheduler,
     Status,
     Step,
 )
 from ansible_collections.nixfleet.builders.plugins.module_utils.site import Opener, Site, Unreachable
-from ansible_collections.nixfleet.builders.plugins.module_utils.slots import Lock, Slots
+from ansible_collections.nixfleet.builders.plugins.module_utils.slots import Lock
 from ansible_collections.nixfleet.builders.plugins.module_utils.task_build import (
     Builder,
     BuildFailed,
@@ -46,8 +52,27 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.task_build impor
     Job,
     MachineTrouble,
     NoInput,
+    Refused,
 )
 from ansible_collections.nixfleet.builders.plugins.module_utils.transfer import STORE_ERRORS, TransferError
+from ansible_collections.nixfleet.builders.plugins.module_utils.whereabouts import Whereabouts
+
+__all__ = [
+    "CLIENT",
+    "TO_CLIENT",
+    "TO_NOWHERE",
+    "Attempt",
+    "DispatchError",
+    "Event",
+    "MachineRecord",
+    "Record",
+    "Request",
+    "Run",
+    "Stores",
+    "candidates",
+    "make_plan",
+    "run",
+]
 
 #: How the client itself is called among the machines.
 CLIENT = "local"
@@ -61,17 +86,6 @@ DELIVERY_PAUSE = 2.0
 #: The same where the destination answers that it does not take them, as when its disk is full.
 REFUSALS = 2
 
-#: Seconds for which a builder that fails may come back, before what only it has is built again.
-GRACE = 5.0
-
-#: Where wanted outputs go: to the client's store, nowhere, or to another store.
-TO_CLIENT = "client"
-TO_NOWHERE = "none"
-
-
-class DispatchError(Exception):
-    """The run as a whole cannot go on. The text says why."""
-
 
 class Stores(t.Protocol):
     """How stores are reached."""
@@ -83,128 +97,9 @@ class Stores(t.Protocol):
         """A machine's, or any other's that has a URI."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked for.
-
-    roots: wanted outputs by .drv path, none named: all. machines: in the order of the machines file. client: what it
-    may build itself. destination: TO_CLIENT, TO_NOWHERE, or the URI of a store. build_timeout: seconds, None: no limit.
-    builders_substitute: builders ask their own substituters before anything is copied to them. slots: Nix's locks,
-    None: not shared with Nix.
-    """
-
-    roots: t.Mapping[str, t.Collection[str]]
-    machines: t.Sequence[Machine]
-    client: route.LocalMachine
-    policy: Policy = "load"
-    keep_going: bool = False
-    max_attempts: int = 3
-    build_timeout: float | None = None
-    builders_substitute: bool = False
-    destination: str = TO_CLIENT
-    slots: Slots | None = None
-
-
-@dataclass
-class Attempt:
-    """One attempt at a task, with times by the run's clock (0.0: it did not come so far).
-
-    outcome: built, failed, lost (the machine's fault), returned (nobody's fault), or empty while it runs.
-    """
-
-    machine: str
-    given: float
-    ready: float = 0.0
-    building: float = 0.0
-    stopped: float = 0.0
-    outcome: str = ""
-    reason: str = ""
-    bytes_copied: int = 0
-
-
-@dataclass
-class Record:
-    """What is known of one task. status: as the scheduler's at the end. error, log: of the last attempt.
-
-    found: it was valid on a machine, or at the client, without being built. delivered: its wanted outputs are where
-    they are wanted. holder: the site that has its outputs.
-    """
-
-    task: Task
-    status: str = "waiting"
-    attempts: list[Attempt] = field(default_factory=list)
-    error: str = ""
-    log: list[str] = field(default_factory=list)
-    build_start: int = 0
-    build_stop: int = 0
-    found: bool = False
-    delivered: bool = False
-    doubted: bool = False
-    returned: int = 0
-    holder: Site | None = None
-
-
-@dataclass
-class MachineRecord:
-    """What a machine did. busy: seconds in which a slot was used. bytes_in, bytes_out: as the client sees it."""
-
-    key: str
-    label: str
-    slots: int
-    speed_factor: float
-    built: int = 0
-    failed: int = 0
-    lost: int = 0
-    busy: float = 0.0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    nix_version: str = ""
-    trouble: str = ""
-
-
-@dataclass
-class Run:
-    """A finished run. Times by the run's clock. delivered_bytes: of NARs. outputs: of what was wanted, by .drv path."""
-
-    plan: Plan
-    records: dict[str, Record]
-    machines: list[MachineRecord]
-    started: float
-    stopped: float
-    delivered: list[str]
-    delivered_bytes: int
-
-    @property
-    def failed(self) -> list[Record]:
-        """The tasks that failed, not those that were cancelled because of them."""
-        return [record for record in self.records.values() if record.status == Status.FAILED.value]
-
-    @property
-    def success(self) -> bool:
-        return all(record.status == Status.BUILT.value for record in self.records.values())
-
-    @property
-    def changed(self) -> bool:
-        """Whether anything was built, substituted or brought."""
-        built = any(each.outcome == "built" for record in self.records.values() for each in record.attempts)
-        return built or bool(self.delivered)
-
-
-class Event(t.NamedTuple):
-    """News for who watches. kind: plan, up, down, inputs, building, built, failed, lost, cancelled, delivered.
-
-    name: of the task. machine: its label. text: more, in words. counts: by status.
-    """
-
-    time: float
-    kind: str
-    name: str = ""
-    machine: str = ""
-    text: str = ""
-    counts: t.Mapping[str, int] = {}
-
-
 OnEvent = t.Callable[[Event], None]
+#: Is called with the plan before anything starts; what it raises ends the run.
+OnPlan = t.Callable[[Plan], object]
 Clock = t.Callable[[], float]
 
 
@@ -232,13 +127,20 @@ def candidates(request: Request) -> list[route.Candidate]:
     return [*request.machines, request.client]
 
 
-def run(request: Request, stores: Stores, read_file: ReadFile, clock: Clock, on_event: OnEvent) -> Run:
-    """Builds what is missing. A task that fails is told in the Run. on_event: is called in this thread.
+def run(
+    request: Request,
+    stores: Stores,
+    read_file: ReadFile,
+    clock: Clock,
+    on_event: OnEvent,
+    on_plan: OnPlan = lambda plan: None,
+) -> Run:
+    """Builds what is missing. A task that fails is told in the Run. on_event, on_plan: are called in this thread.
 
     Raises PlanError, DerivationError (nothing was started), DispatchError. Whatever ends it, all connections are closed
     and all locks free.
     """
-    return _Run(request, stores, read_file, clock, on_event).go()
+    return _Run(request, stores, read_file, clock, on_event).go(on_plan)
 
 
 class _Run:
@@ -254,15 +156,9 @@ class _Run:
         self._client = Site(CLIENT, "this host", stores.client())
         self._sites: dict[str, Site] = {CLIENT: self._client}
         self._machines: dict[str, Machine] = {}
-        #: Sites that answer; sites that are being asked whether they do.
-        self._up: set[Site] = {self._client}
-        self._checking: set[Site] = set()
-        #: Of these, those that failed since they were asked; those that the scheduler waits for.
-        self._stale: set[Site] = set()
-        self._probed: set[Site] = set()
-        #: Since when what a site has is in doubt.
-        self._doubted_since: dict[Site, float] = {}
         self._jobs: dict[Assignment, tuple[Job, Attempt, Lock | None]] = {}
+        #: Who has what these were to build.
+        self._found_at: dict[Assignment, Site] = {}
         #: (time, serial, job) of builds that may not take longer.
         self._deadlines: list[tuple[float, int, Job]] = []
         #: (time, number, what to do then).
@@ -276,10 +172,11 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------ the run
 
-    def go(self) -> Run:
+    def go(self, on_plan: OnPlan) -> Run:
         started = self._clock()
         try:
             self._plan = _planned(self._request, self._client, self._read_file)
+            on_plan(self._plan)
             self._prepare()
             self._tell("plan", text=f"{len(self._plan.tasks)} to build, {len(self._plan.substitute)} to substitute")
             if self._plan.tasks or self._delivery is not None:
@@ -328,8 +225,18 @@ class _Run:
             max_attempts=request.max_attempts,
             jitter=random.random,
         )
+        self._whereabouts = Whereabouts(
+            self,
+            self._client,
+            self._plan,
+            self._records,
+            self._told,
+            self._scheduler,
+            # Policy nix has no use for it.
+            measures=request.policy == "load",
+        )
         self._builder = Builder(
-            self._client, self._holder, self._plan.substitute, request.builders_substitute, self._clock
+            self._client, self._whereabouts.holder, self._plan.substitute, request.builders_substitute, self._clock
         )
         self._delivery = self._make_delivery()
         requirements = {task.required for task in tasks.values()}
@@ -337,7 +244,7 @@ class _Run:
             if key in self._machines:
                 self._scheduler.hold(key)
                 if any(may_take(Candidate(key, 1), required) for required in requirements):
-                    self._probe(site)
+                    self._whereabouts.probe(site)
 
     def _make_delivery(self) -> Delivery | None:
         if self._request.destination == TO_NOWHERE:
@@ -367,8 +274,11 @@ class _Run:
             now = self._clock()
             self._start(now)
             self._end_overdue(now)
-            if self._scheduler.done and not self._delivering and not self._jobs:
-                return
+            if self._scheduler.done and not self._jobs:
+                if not self._delivering:
+                    return
+                if self._delivery is not None:
+                    self._delivery.hurry()
             wake = [self._scheduler.next_wakeup(now)]
             wake += [self._deadlines[0][0]] if self._deadlines else []
             wake += [self._later[0][0]] if self._later else []
@@ -407,7 +317,7 @@ class _Run:
             self._jobs[assignment] = (job, attempt, lock)
             site.do(functools.partial(self._work, job))
         for key in self._scheduler.probes(now):
-            self._probe(self._sites[key])
+            self._whereabouts.probe(self._sites[key])
         self._note_ended()
 
     def _note_ended(self) -> None:
@@ -466,8 +376,8 @@ class _Run:
 
     def _tell(self, kind: str, task: Task | None = None, machine: str = "", text: str = "") -> None:
         counts = {status.value: count for status, count in self._scheduler.counts().items() if count}
-        name = task.drv.name if task else ""
-        self._on_event(Event(self._clock(), kind, name, machine, text, counts))
+        step, name = (task.drv.path, task.drv.name) if task else ("", "")
+        self._on_event(Event(self._clock(), kind, step, name, machine, text, counts))
 
     # ------------------------------------------------------------------------------------------------ in threads
 
@@ -489,25 +399,11 @@ class _Run:
         except NoInput as error:
             post(functools.partial(self._on_no_input, job, error))
         except MachineTrouble as error:
-            post(functools.partial(self._on_trouble, job, str(error)))
+            post(functools.partial(self._on_trouble, job, error))
         except BaseException as error:
             post(functools.partial(self._on_bug, error))
         else:
             post(functools.partial(self._on_built, job, built))
-
-    def _ask(self, site: Site, paths: list[str]) -> None:
-        """Whether a site answers and has paths, in a thread of its own."""
-        try:
-            site.check()
-            valid = site.valid(paths)
-        except Unreachable as error:
-            self._news.put(functools.partial(self._on_down, site, str(error), error.permanent))
-        except STORE_ERRORS as error:
-            self._news.put(functools.partial(self._on_down, site, str(error), False))
-        except BaseException as error:
-            self._news.put(functools.partial(self._on_bug, error))
-        else:
-            self._news.put(functools.partial(self._on_up, site, valid))
 
     def _substitute(self, paths: list[str]) -> None:
         """Wanted paths that the client can substitute, in a thread of the client's."""
@@ -517,16 +413,6 @@ class _Run:
         except Exception as raised:
             error = raised
         self._news.put(functools.partial(self._on_substituted, paths, error))
-
-    def _holder(self, path: str) -> Site | None:
-        """Who has a path now; any thread may ask. The client rather than a builder: it is half the way."""
-        maker = self._makers.get(path)
-        if maker is None or self._client.presence.known([path]):
-            return self._client
-        holder = self._records[maker].holder
-        if holder is not None and holder in self._up:
-            return holder
-        return next((site for site in tuple(self._up) if site.presence.known([path])), None)
 
     # ------------------------------------------------------------------------------------------------ what happened
 
@@ -572,17 +458,33 @@ class _Run:
         record.error = str(error)
         self._scheduler.finished(job.assignment, Outcome.FAILED, self._clock(), str(error))
 
-    def _on_trouble(self, job: Job, reason: str) -> None:
+    def _on_trouble(self, job: Job, error: MachineTrouble) -> None:
+        reason = str(error)
         if job.aborted:
-            self._take_back(job, "returned", job.aborted)
-            self._scheduler.returned(job.assignment)
+            self._on_aborted(job)
             return
         record = self._take_back(job, "lost", reason)
         record.error = ""
-        self._scheduler.finished(job.assignment, Outcome.LOST, self._clock(), reason)
         self._told[job.site.key].trouble = reason
+        if isinstance(error, Refused):
+            self._scheduler.finished(job.assignment, Outcome.REFUSED, self._clock(), reason)
+            self._tell("lost", job.task, job.site.label, reason)
+            return
+        self._scheduler.finished(job.assignment, Outcome.LOST, self._clock(), reason)
         self._tell("lost", job.task, job.site.label, reason)
-        self._doubt(job.site)
+        self._whereabouts.doubt(job.site)
+
+    def _on_aborted(self, job: Job) -> None:
+        """A build was ended by us."""
+        record = self._take_back(job, "returned", job.aborted)
+        self._scheduler.returned(job.assignment)
+        site = self._found_at.pop(job.assignment, None)
+        if (
+            site is not None
+            and self._whereabouts.is_up(site)
+            and self._scheduler.status(job.task.drv.path) is Status.READY
+        ):
+            self._whereabouts.found(record, site)
 
     def _on_no_input(self, job: Job, error: NoInput) -> None:
         holder = error.holder
@@ -592,118 +494,45 @@ class _Run:
         if (absent or record.returned > RETURNS) and not job.aborted:
             self._on_failed(job, BuildFailed(f"an input is not to be had: {error}", "InputRejected"))
             return
-        self._take_back(job, "returned", job.aborted or str(error))
+        if job.aborted:
+            self._on_aborted(job)
+            return
+        self._take_back(job, "returned", str(error))
         self._scheduler.returned(job.assignment)
-        if job.aborted or holder is None:
-            return
-        self._doubt(holder)
+        if holder is not None:
+            self._whereabouts.doubt(holder)
 
-    def _probe(self, site: Site) -> None:
-        """Asks for the scheduler whether a site answers."""
-        self._probed.add(site)
-        self._check(site)
+    # ------------------------------------------------------------------------------------------------ whereabouts.Run
 
-    def _check(self, site: Site) -> None:
-        """Asks in the background whether a site answers, and what it has of what is to be built."""
-        if site in self._checking:
-            self._stale.add(site)
-            return
-        self._checking.add(site)
-        paths = [
-            path
-            for record in self._records.values()
-            if record.doubted or record.status == "waiting"
-            for path in record.task.outputs.values()
-        ]
-        site.do(functools.partial(self._ask, site, paths))
+    def clock(self) -> float:
+        return self._clock()
 
-    def _on_up(self, site: Site, valid: set[str]) -> None:
-        self._checking.discard(site)
-        if site in self._stale:
-            self._stale.discard(site)
-            self._check(site)
-            return
-        self._up.add(site)
-        self._doubted_since.pop(site, None)
-        for path, record in self._records.items():
-            there = valid.issuperset(record.task.outputs.values())
-            if record.doubted and record.holder is site and not there:
-                self._missing(path)
-            elif there and (record.doubted or self._scheduler.status(path) in (Status.WAITING, Status.READY)):
-                record.found = record.found or not record.doubted
-                record.doubted, record.holder = False, site
-                self._scheduler.found(path)
-                self._note_ended()
-                self._deliver(record)
-        if site in self._probed:
-            self._probed.discard(site)
-            if site.key in self._told and self._told[site.key].slots:
-                self._scheduler.up(site.key, self._clock())
-            self._told[site.key].trouble = ""
-            self._tell("up", machine=site.label, text=f"Nix {site.nix_version}")
+    def post(self, function: t.Callable[[], None]) -> None:
+        self._news.put(function)
 
-    def _on_down(self, site: Site, reason: str, permanent: bool) -> None:
-        self._checking.discard(site)
-        self._stale.discard(site)
-        self._probed.discard(site)
-        if site is self._client:
-            raise DispatchError(f"this host's own Nix store cannot be reached any more: {reason}")
-        now = self._clock()
-        self._mark_doubted(site)
-        self._scheduler.lost(site.key, now, reason, permanent)
-        self._told[site.key].trouble = reason
-        self._tell("down", machine=site.label, text=reason)
-        if permanent or now - self._doubted_since[site] >= GRACE:
-            for path, record in self._records.items():
-                if record.doubted and record.holder is site:
-                    self._missing(path)
+    def later(self, seconds: float, function: t.Callable[[], None]) -> None:
+        heapq.heappush(self._later, (self._clock() + seconds, next(self._numbers), function))
 
-    # ------------------------------------------------------------------------------------------------ what is lost
+    def tell(self, kind: str, *, machine: str, text: str) -> None:
+        self._tell(kind, None, machine, text)
 
-    def _needed(self, path: str, record: Record) -> bool:
-        """Whether somebody still needs a task's outputs from a builder."""
+    def on_found(self, record: Record) -> None:
+        self._note_ended()
+        self._deliver(record)
+
+    def on_found_running(self, record: Record, site: Site) -> None:
+        """A site that answered late has what is being built on another: that build ends."""
+        for job, _attempt, _lock in self._jobs.values():
+            if job.task is record.task and job.site is not site and not job.aborted:
+                self._found_at[job.assignment] = site
+                job.abort(f"{site.label} has it already")
+
+    def is_owed(self, record: Record) -> bool | None:
         if record.delivered and self._delivery is not None and self._delivery.destination is self._client:
             return False
         if record.task.wanted and not record.delivered and self._delivery is not None:
             return True
-        open_ones = (Status.WAITING, Status.READY, Status.RUNNING)
-        return any(self._scheduler.status(above) in open_ones for above in self._plan.graph.dependents[path])
-
-    def _doubt(self, site: Site) -> None:
-        """A site failed: whether it answers and what it has is asked again."""
-        if site is not self._client:
-            self._mark_doubted(site)
-        self._check(site)
-
-    def _mark_doubted(self, site: Site) -> None:
-        """What only this site has may be gone."""
-        self._up.discard(site)
-        self._doubted_since.setdefault(site, self._clock())
-        for path, record in self._records.items():
-            if record.holder is site and not record.doubted and record.status == Status.BUILT.value:
-                other = self._elsewhere(record)
-                if other is not None:
-                    record.holder = other
-                elif self._needed(path, record):
-                    record.doubted = True
-                    record.status = "waiting"
-                    self._scheduler.doubt(path)
-
-    def _elsewhere(self, record: Record) -> Site | None:
-        """Another site that has all outputs of a task."""
-        paths = set(record.task.outputs.values())
-        sites = [self._client, *self._up]
-        return next((site for site in sites if site.presence.known(paths) == paths), None)
-
-    def _missing(self, path: str) -> None:
-        """A task's outputs are not where they were: it is built again."""
-        record = self._records[path]
-        if not record.doubted and record.status == Status.BUILT.value:
-            self._scheduler.doubt(path)
-        elif not record.doubted:
-            return
-        record.doubted, record.holder, record.status = False, None, "waiting"
-        self._scheduler.again(path)
+        return None
 
     # ------------------------------------------------------------------------------------------------ results
 
@@ -728,10 +557,11 @@ class _Run:
             self._tell("delivered", machine=source.label, text=f"{len(paths)} paths, {moved} bytes")
         elif isinstance(error, (MachineTrouble, NoInput)):
             self._delivery_failures += 1
-            if self._delivery_failures > (REFUSALS if _refused(error) else DELIVERIES):
+            patience = REFUSALS if _refused(error) else DELIVERIES
+            if isinstance(error, Refused) or self._delivery_failures > patience:
                 raise DispatchError(f"what was built cannot be brought: {error}") from error
             if isinstance(error, NoInput) and source is not self._client:
-                self._doubt(source)
+                self._whereabouts.doubt(source)
             self._later_deliver(records)
         else:
             raise error
@@ -746,7 +576,7 @@ class _Run:
                 if record.status == Status.BUILT.value:
                     self._deliver(record)
 
-        heapq.heappush(self._later, (self._clock() + DELIVERY_PAUSE, next(self._numbers), again))
+        self.later(DELIVERY_PAUSE, again)
 
     def _on_substituted(self, paths: list[str], error: Exception | None) -> None:
         self._delivering -= 1

@@ -15,8 +15,8 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import N
 Roots = dict[str, tuple[str, ...]]
 
 _DERIVATION = re.compile(r"(/[^!^]+/[0-9a-df-np-sv-z]{32}-[0-9a-zA-Z+._?=-]+\.drv)(?:[!^](\*|[^!^*,]+(?:,[^!^*,]+)*))?")
-#: Flake installables need it, whatever the configuration says.
-_FLAKES = ("--extra-experimental-features", "flakes")
+#: Flake installables need it, whatever the configuration says. Check mode is not to write a lock file.
+_FLAKES = ("--extra-experimental-features", "flakes", "--no-write-lock-file")
 
 
 class NoDerivation(ValueError):
@@ -43,10 +43,15 @@ def parse(texts: t.Iterable[str]) -> Roots:
 def instantiate(
     nix: Nix, file: str | None, attributes: t.Sequence[str], expression: str | None, arguments: t.Sequence[str] = ()
 ) -> Roots:
-    """The derivations of a file or an expression, of these attributes of it. Raises NixError, NoDerivation."""
+    """The derivations of a file or an expression, of these attributes of it, each with the output that nix-build takes.
+
+    Raises NixError, NoDerivation.
+    """
     source = ["--expr", expression] if expression is not None else [file or "."]
     chosen = [word for attribute in attributes for word in ("--attr", attribute)]
-    return parse(nix.run("nix-instantiate", *source, *chosen, *arguments).split())
+    found = nix.run("nix-instantiate", *source, *chosen, *arguments).split()
+    # nix-instantiate.cc leaves out the name of an output that is called out.
+    return parse(f"{each}!out" if each.endswith(".drv") else each for each in found)
 
 
 def installables(nix: Nix, names: t.Sequence[str]) -> Roots:
@@ -54,7 +59,7 @@ def installables(nix: Nix, names: t.Sequence[str]) -> Roots:
     wanted: dict[str, list[str]] = {}
     for name in names:
         flake, _mark, outputs = name.partition("^")
-        found = nix.run("nix", *_FLAKES, "path-info", "--derivation", flake).split()
+        found = nix.run("nix", "path-info", "--derivation", *_FLAKES, flake).split()
         for drv in found:
             wanted.setdefault(drv.partition("!")[0].partition("^")[0], []).append(outputs or "*")
     return parse(f"{drv}!{output}" for drv, outputs in wanted.items() for output in outputs)

@@ -9,6 +9,7 @@ import threading
 import typing as t
 from dataclasses import replace
 
+from ansible_collections.nixfleet.builders.plugins.module_utils import load_probe
 from ansible_collections.nixfleet.builders.plugins.module_utils.channel import ChannelClosed, open_local
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine
 from ansible_collections.nixfleet.builders.plugins.module_utils.protocol import Options
@@ -21,6 +22,8 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.stores import is
 
 #: Seconds without a byte that a store may take for anything but builds and downloads.
 TIMEOUT = 60.0
+#: Seconds that a load probe may take.
+MEASURE_TIMEOUT = 2.0
 
 
 class RealStores:
@@ -62,6 +65,10 @@ class _Local:
             raise
         return store
 
+    def measure(self) -> bytes:
+        """A host that runs builds beside a dispatcher is not asked."""
+        return b""
+
     def close(self) -> None:
         """Each store is a connection of its own."""
 
@@ -89,6 +96,13 @@ class _Ssh:
         except BaseException:
             channel.close()
             raise
+
+    def measure(self) -> bytes:
+        with self._lock:
+            host = self._host
+        if host is None:
+            raise ChannelClosed(self._machine.uri, "nothing is open")
+        return host.ask(load_probe.COMMAND, MEASURE_TIMEOUT, load_probe.ANSWER_MOST)
 
     def close(self) -> None:
         with self._lock:

@@ -22,7 +22,8 @@ class Progress:
 
     def __init__(self, verbose: bool = False) -> None:
         self._verbose = verbose
-        self._running: dict[tuple[str, str], float] = {}
+        #: When each began, and its name, by .drv path and machine.
+        self._running: dict[tuple[str, str], tuple[float, str]] = {}
         self._counts: t.Mapping[str, int] = {}
         self._last_line: float | None = None
 
@@ -32,11 +33,11 @@ class Progress:
         built: list[str] = []
         for event in news:
             self._counts = event["counts"] or self._counts
-            step = (event["name"], event["machine"])
+            step = (event["step"], event["machine"])
             if event["kind"] == "building":
-                self._running[step] = event["time"]
+                self._running[step] = (event["time"], event["name"])
                 continue
-            started = self._running.pop(step, None)
+            started = self._running.pop(step, (None, ""))[0]
             if event["kind"] == "built":
                 took = "" if started is None else f" in {event['time'] - started:.1f} s"
                 built.append(f"{self._done()} built {event['name']} on {event['machine']}{took}")
@@ -76,7 +77,7 @@ class Progress:
 
     def _heartbeat(self, now: float) -> str:
         oldest = sorted(self._running, key=lambda step: self._running[step])
-        named = ", ".join(f"{name} on {machine}" for name, machine in oldest[:RUNNING_NAMED])
+        named = ", ".join(f"{self._running[step][1]} on {step[1]}" for step in oldest[:RUNNING_NAMED])
         more = f" and {len(oldest) - RUNNING_NAMED} more" if len(oldest) > RUNNING_NAMED else ""
         waiting = self._counts.get("waiting", 0) + self._counts.get("ready", 0)
         return f"{self._done()} building {named or 'nothing'}{more}; {waiting} wait"

@@ -83,7 +83,7 @@ def _end(run: dispatch.Run, record: dispatch.Record) -> float:
 
 def _status(record: dispatch.Record) -> report.StepStatus:
     if record.status == "built":
-        return "found" if record.found and not record.attempts else "built"
+        return "found" if record.only_found else "built"
     return "failed" if record.status == "failed" else "cancelled"
 
 

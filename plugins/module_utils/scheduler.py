@@ -129,6 +129,8 @@ class Outcome(enum.Enum):
     FAILED = "failed"
     #: The machine or the way to it failed; the step may go elsewhere.
     LOST = "lost"
+    #: The machine is well, but never takes this step; another may.
+    REFUSED = "refused"
 
 
 class Status(enum.Enum):
@@ -419,6 +421,9 @@ class Scheduler:
             if machine.up and not machine.gone:
                 self._leave_alone(machine, now, reason)
             self._give_back(step, machine, reason)
+        elif outcome is Outcome.REFUSED:
+            self._works(machine)
+            self._give_back(step, machine, reason, refused=True)
         else:
             self._works(machine)
             if outcome is Outcome.BUILT:
@@ -740,15 +745,17 @@ class Scheduler:
                     self._end(step, Status.CANCELLED, "", f"{dependency}, which it needs, failed")
                     return
 
-    def _give_back(self, step: int, machine: _Machine, reason: str) -> None:
-        """A step was lost with its machine: it goes elsewhere, or was tried often enough."""
+    def _give_back(self, step: int, machine: _Machine, reason: str, refused: bool = False) -> None:
+        """A step was lost with its machine, or refused: it goes elsewhere, or was tried often enough."""
         tried = self._tried.setdefault(step, [])
         tried.append((machine.index, reason))
-        if len(tried) < self._max_attempts or self._stopped:
+        hopeless = refused and not self._avoided(self._queue_of[step], step)
+        if self._stopped or (len(tried) < self._max_attempts and not hopeless):
             self._return(step)
             return
         told = "; ".join(f"{self._machines[index].candidate.key}: {why}" for index, why in tried)
-        self._fail(step, machine.candidate.key, f"given up after {len(tried)} attempts: {told}")
+        why = "refused by every machine that may take it" if hopeless else f"given up after {len(tried)} attempts"
+        self._fail(step, machine.candidate.key, f"{why}: {told}")
 
     def _make_ready(self, step: int) -> None:
         self._mark(step, Status.READY)

@@ -97,12 +97,12 @@ def check_name(name: str, what: str = "the key's name") -> str:
 
 
 def _parse(text: str, what: str, size: int) -> tuple[str, bytes]:
-    """(name, bytes) of C(name:base64). As in Nix newlines do not count and the padding may be missing."""
-    name, colon, encoded = text.replace("\n", "").partition(":")
+    """(name, bytes) of C(name:base64). As in Nix newlines in the base64 do not count and its padding may be missing."""
+    name, colon, encoded = text.partition(":")
     if not colon:
         raise SigningError(f"{what} is corrupt: it has no ':' between a name and the key")
     check_name(name, f"{what} is corrupt: its name")
-    encoded = encoded.rstrip("=")
+    encoded = encoded.replace("\n", "").rstrip("=")
     if not _BASE64.fullmatch(encoded):
         raise SigningError(f"{what} is corrupt: what follows {name!r} is no base64")
     try:

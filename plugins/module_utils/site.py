@@ -37,6 +37,9 @@ class Opener(t.Protocol):
     def open(self) -> Store:
         """A further connection to the store. Raises what stores.open_store raises."""
 
+    def measure(self) -> bytes:
+        """What its load probe says, over what is open; empty where it has none. Raises ChannelError: not now."""
+
     def close(self) -> None:
         """Ends all connections. Never raises."""
 
@@ -105,6 +108,10 @@ class Site:
                 found = store.valid_paths(found)
         self.presence.add(found)
         return found
+
+    def measure(self) -> bytes:
+        """See Opener."""
+        return self._opener.measure()
 
     def close(self) -> None:
         """Ends everything; threads that use a store get ChannelClosed."""

@@ -44,7 +44,16 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_wire import 
 if t.TYPE_CHECKING:
     import paramiko
 
-__all__ = ["CONNECT_TIMEOUT", "ParamikoMissing", "SshChannel", "SshError", "SshHost", "SshTimeout", "paramiko_library"]
+__all__ = [
+    "CONNECT_TIMEOUT",
+    "ParamikoMissing",
+    "SshChannel",
+    "SshError",
+    "SshHost",
+    "SshTimeout",
+    "load_early",
+    "paramiko_library",
+]
 
 #: Seconds for a connection in all: name, TCP or proxy, banner, keys, account, first session.
 CONNECT_TIMEOUT = 20.0
@@ -101,6 +110,27 @@ class SshHost:
             except _Full:
                 continue
             return SshChannel(connection, session, command, idle_timeout)
+
+    def ask(self, command: str, seconds: float, most: int) -> bytes:
+        """What a command prints that is soon done, on a connection that is up: none is made for it.
+
+        Empty where it fails, says more than C(most) bytes, or does not end within C(seconds). Raises SshError where
+        there is no connection with room.
+        """
+        deadline = time.monotonic() + seconds
+        connection = next((each for each in list(self._connections) if each.ready and each.reserve()), None)
+        if connection is None:
+            raise SshError(self.target, "no connection has room for a further session")
+        try:
+            session = connection.open_session(command, deadline)
+        except _Full:
+            raise SshError(self.target, "no connection has room for a further session") from None
+        try:
+            return _answer(session, deadline, most)
+        finally:
+            with contextlib.suppress(Exception):
+                session.close()
+            connection.release()
 
     @property
     def connections(self) -> int:
@@ -386,6 +416,11 @@ class _Connection:
         transport = self._transport
         return not self._closed and (transport is None or transport.is_active() and transport.is_alive())
 
+    @property
+    def ready(self) -> bool:
+        """Whether the account is proved."""
+        return self.alive and self._transport is not None and self._transport.is_authenticated()
+
     def reserve(self) -> bool:
         """Takes a place for a session, if sshd is not known to refuse it."""
         with self._lock:
@@ -660,7 +695,35 @@ def _packets(buffers: t.Iterable[Buffer], size: int) -> t.Iterator[bytes]:
         yield bytes(pending)
 
 
+def _answer(session: paramiko.Channel, deadline: float, most: int) -> bytes:
+    """What a command prints; empty where it does anything else than to succeed in time."""
+    answer = b""
+    try:
+        session.shutdown_write()
+        while len(answer) <= most:
+            session.settimeout(max(0.01, deadline - time.monotonic()))
+            data = session.recv(most)
+            if not data:
+                session.status_event.wait(max(0.01, deadline - time.monotonic()))
+                return answer if session.exit_status == 0 else b""
+            answer += data
+    except Exception:  # paramiko raises what it likes; a lost connection is told where it is used
+        return b""
+    return b""
+
+
 _import_lock = threading.Lock()
+
+
+def load_early() -> None:
+    """Loads paramiko in a thread, which takes longer than to make a connection: while others are waited for."""
+
+    def load() -> None:
+        # Where it is missing, that is told when it is used.
+        with contextlib.suppress(ParamikoMissing):
+            paramiko_library()
+
+    threading.Thread(target=load, name="paramiko", daemon=True).start()
 
 
 def paramiko_library() -> t.Any:

@@ -33,6 +33,7 @@ REASONS = (
     "host_key_changed",
     "permission_denied",
     "no_nix",
+    "command_refused",
     "protocol_mismatch",
     "daemon_socket_permission",
     "daemon_unavailable",
@@ -68,6 +69,8 @@ RULES: tuple[tuple[str, str], ...] = (
         r"(nix-daemon|nix-store|\bnix)['\"]?: (command )?not found|command not found: \S*nix"
         r"|nix(-daemon|-store)?['\"]?: no such file or directory|unknown command[: ].*nix",
     ),
+    # What the gate says, which is also where the text of the next ones could stand.
+    ("command_refused", r"^nixfleet-gate: refused:"),
     ("daemon_socket_permission", r"daemon-socket\S*: permission denied|socket at '[^']*': permission denied"),
     (
         "daemon_unavailable",
@@ -102,6 +105,8 @@ SUGGESTIONS = {
     "client's key in; 'ssh -v -o BatchMode=yes {login} true' shows which keys are offered",
     "no_nix": "Nix is not in the PATH of logins on the builder: run role nixfleet.builders.nix_builder "
     "(nix_builder_sshd_path), or add '?remote-program=/nix/var/nix/profiles/default/bin/{program}' to the URI",
+    "command_refused": "the builder's gate does not let this command through: use ssh-ng (nix_builder_protocol),"
+    " or open it for ssh (nix_builder_gate_serve) and run playbook nixfleet.builders.fleet",
     "protocol_mismatch": "something other than Nix writes to the connection: see what 'ssh {login} true' prints, and "
     "take it out of the account's shell start-up files, or give the account the shell /bin/sh",
     "daemon_socket_permission": "add the account to the group of the daemon's socket, 'nix-users' on Debian "

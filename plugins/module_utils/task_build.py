@@ -65,6 +65,10 @@ class MachineTrouble(Exception):
     """The site, or the way to it, failed; the task may go elsewhere."""
 
 
+class Refused(MachineTrouble):
+    """The site is well, but takes no input of ours that it cannot trust; another site may."""
+
+
 class BuildFailed(Exception):
     """The build itself failed. status: Nix's word for it."""
 
@@ -318,10 +322,23 @@ def _copy(
     try:
         return copy(origin, store, set(paths), source.infos, substitute=substitute, on_arrived=arrived).nar_bytes
     except TransferError as error:
+        if error.unsigned:
+            raise Refused(f"{error}. {_signers(source, error.path)}") from error
         if error.at_source:
             lost = isinstance(error.__cause__, ChannelError)
             raise NoInput(error.path, source, str(error), lost) from error
         raise MachineTrouble(str(error)) from error
+
+
+def _signers(source: Site, path: str | None) -> str:
+    """Whose signatures a path has."""
+    info = source.infos.get(path or "")
+    if info is None:
+        return "Which path it is, it does not say"
+    keys = sorted({signature.partition(":")[0] for signature in info.signatures})
+    if not keys:
+        return f"{source.label} has no signature of that path"
+    return f"{source.label} has that path signed by {', '.join(keys)}: trust that key there"
 
 
 def _lacking_closure(source: Site, destination: Site, paths: t.Collection[str]) -> set[str]:

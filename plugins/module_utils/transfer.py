@@ -60,8 +60,11 @@ class TransferError(Exception):
     """A path could not be moved. Nothing is half there: what arrived before it stays, what refers to it did not go.
 
     path: the one at fault, None where that is not known. source, destination: names of the stores, the latter "" where
-    only a closure was asked for. reason: why. at_source: whether it is the source that failed.
+    only a closure was asked for. reason: why. at_source: whether it is the source that failed. unsigned: whether the
+    destination refused it for want of a signature that it trusts.
     """
+
+    unsigned = False
 
     def __init__(self, path: str | None, source: str, destination: str, reason: str, at_source: bool) -> None:
         where = f"from {source} to {destination}" if destination else f"from {source}"
@@ -309,9 +312,15 @@ def _blaming(source: Store, destination: Store, at_source: bool) -> t.Iterator[N
     except (*STORE_ERRORS, _FaultError) as error:
         fault = error if isinstance(error, _FaultError) else _FaultError(None, error, at_source)
         path, reason = _explained(fault.cause)
-        raise TransferError(
+        failure = TransferError(
             path or fault.path, source.channel.name, destination.channel.name, reason, fault.at_source
-        ) from fault.cause
+        )
+        failure.unsigned = not fault.at_source and _is_unsigned(fault.cause)
+        raise failure from fault.cause
+
+
+def _is_unsigned(error: Exception) -> bool:
+    return isinstance(error, RemoteError) and any(text in error.message for text in _UNSIGNED)
 
 
 def _explained(error: Exception) -> tuple[str | None, str]:
@@ -320,7 +329,7 @@ def _explained(error: Exception) -> tuple[str | None, str]:
         return None, str(error)
     quoted = _QUOTED.search(error.message)
     path = quoted.group(1) if quoted else None
-    if not any(text in error.message for text in _UNSIGNED):
+    if not _is_unsigned(error):
         return path, str(error)
     return path, (
         "it lacks a signature by a key that the destination trusts. Sign it where it is "

@@ -79,6 +79,12 @@ options:
       - Meant for check mode on a host where Nix is yet to be installed.
     type: bool
     default: false
+  reference_time:
+    description:
+      - What a clock that is to be compared with says, in seconds since 1970, like the controller's
+        C(now().timestamp()). RV(clock_offset) is then the difference, to the few seconds that the way to
+        the host takes.
+    type: float
 extends_documentation_fragment:
   - nixfleet.builders.nix
   - nixfleet.builders.attributes.info
@@ -196,6 +202,55 @@ trusted_users:
   type: list
   elements: str
   sample: [root, nixremote]
+trusted_public_keys:
+  description: Nix's C(trusted-public-keys).
+  returned: always
+  type: list
+  elements: str
+  sample: ["cache.example.org-1:jOprIrN8EUfPc3GX3zSN/4GvF3x3bnHzuiinqV/abqk="]
+account:
+  description: The account O(user), as sshd and Nix see it.
+  returned: always
+  type: dict
+  contains:
+    user:
+      description: Its name.
+      type: str
+      sample: nixremote
+    refused:
+      description:
+        - Why sshd lets nobody in as this account, as C(reason) (V(account_missing), V(account_locked),
+          V(account_expired) or V(account_shell)) and C(message). V(null) where its keys open it.
+      type: dict
+      sample: null
+    authorized_keys_files:
+      description: Where sshd looks for its keys.
+      type: list
+      elements: str
+      sample: [/var/lib/nixremote/.ssh/authorized_keys]
+    authorized_keys:
+      description: The keys that may log in, each as its type and base64 text. V(null) when there is no such account.
+      type: list
+      elements: str
+    trusted:
+      description: Whether it is one of RV(trusted_users), by its name or a group.
+      type: bool
+      sample: true
+store_bytes_free:
+  description: How many bytes are free in the file system of the store, V(null) when there is none.
+  returned: always
+  type: int
+  sample: 53687091200
+store_bytes_total:
+  description: How many bytes it has in all, V(null) when there is none.
+  returned: always
+  type: int
+  sample: 107374182400
+clock_offset:
+  description: By how many seconds the host's clock is ahead of O(reference_time), V(null) without it.
+  returned: always
+  type: float
+  sample: 0.8
 machine:
   description:
     - The host as a machine, for M(nixfleet.builders.machines_file). Keys of which nothing is known are left out.
@@ -215,13 +270,16 @@ machine:
 
 import fcntl
 import glob
+import grp
 import json
 import os
 import platform
+import pwd
+import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.nixfleet.builders.plugins.module_utils import builder_facts
+from ansible_collections.nixfleet.builders.plugins.module_utils import account_state, builder_facts
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix, NixError, NixNotFound
 from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_config import parse_effective
 
@@ -229,7 +287,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_config impo
 KVM_GET_API_VERSION = 0xAE00
 
 #: A Match block in sshd_config makes some versions of sshd -T insist on a connection to test for.
-SSHD_TEST = "user=root,host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22"
+SSHD_TEST = "user={user},host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22"
 
 
 def why_no_kvm(device: str = "/dev/kvm") -> str:
@@ -292,16 +350,67 @@ def read_public_key(module: AnsibleModule, path: str) -> str:
         return ""
 
 
+def ask_sshd(module: AnsibleModule, user: str) -> dict[str, str]:
+    """What sshd has in force for a user, by its own word; nothing where it does not tell."""
+    sshd = module.get_bin_path("sshd", opt_dirs=["/usr/sbin", "/usr/local/sbin", "/run/current-system/sw/bin"])
+    if not sshd:
+        return {}
+    rc, out, dummy = module.run_command([sshd, "-T", "-C", SSHD_TEST.format(user=user)])
+    return parse_effective(out) if rc == 0 else {}
+
+
 def read_sshd(module: AnsibleModule) -> tuple[list[str], list[int]]:
     """(public key lines, ports) of sshd, by its own word, or out of the usual files where sshd does not tell."""
-    sshd = module.get_bin_path("sshd", opt_dirs=["/usr/sbin", "/usr/local/sbin", "/run/current-system/sw/bin"])
-    effective: dict[str, str] = {}
-    if sshd:
-        rc, out, dummy = module.run_command([sshd, "-T", "-C", SSHD_TEST])
-        effective = parse_effective(out) if rc == 0 else {}
+    effective = ask_sshd(module, "root")
     files = effective.get("hostkey", "").split() or sorted(glob.glob("/etc/ssh/ssh_host_*_key.pub"))
     lines = [read_public_key(module, path) for path in files]
     return builder_facts.sort_keys(lines), builder_facts.ports(effective)
+
+
+def read_lines(path: str) -> list[str] | None:
+    """The lines of a file; None where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+    except OSError:
+        return None
+
+
+def read_account(module: AnsibleModule, user: str, trusted_users: list[str]) -> dict[str, t.Any]:
+    """The account to which clients log in."""
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        gone: dict[str, t.Any] = {
+            "refused": account_state.missing(user),
+            "authorized_keys_files": [],
+            "authorized_keys": None,
+        }
+        return {"user": user, "trusted": False, **gone}
+    effective = ask_sshd(module, user)
+    shell = entry.pw_shell or "/bin/sh"
+    shadow = next((line for line in read_lines("/etc/shadow") or [] if line.startswith(f"{user}:")), None)
+    files = account_state.key_files(effective, user, entry.pw_dir)
+    texts = [lines for lines in map(read_lines, files) if lines is not None]
+    groups = [group.gr_name for group in grp.getgrall() if user in group.gr_mem or group.gr_gid == entry.pw_gid]
+    return {
+        "user": user,
+        "refused": account_state.refusal(
+            user, os.access(shell, os.X_OK), shell, shadow, effective, int(time.time() // 86400)
+        ),
+        "authorized_keys_files": files,
+        "authorized_keys": [key for lines in texts for key in account_state.keys_of("\n".join(lines))],
+        "trusted": account_state.is_trusted(user, groups, trusted_users),
+    }
+
+
+def read_space(store_dir: str | None) -> tuple[int | None, int | None]:
+    """(free, all) bytes of the file system that has the store, as an account other than root's may use them."""
+    try:
+        found = os.statvfs(store_dir or "/nix")
+    except OSError:
+        return None, None
+    return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
 def read_nix(nix: Nix, probes: dict[str, str], cpus: int, memory_mb: int) -> dict[str, t.Any]:
@@ -322,6 +431,7 @@ def read_nix(nix: Nix, probes: dict[str, str], cpus: int, memory_mb: int) -> dic
         "build_cores": build_cores,
         "store_dir": store_dir,
         "trusted_users": list(settings["trusted-users"]),
+        "trusted_public_keys": list(settings.get("trusted-public-keys", [])),
     }
 
 
@@ -337,11 +447,13 @@ def without_nix(probes: dict[str, str], cpus: int, memory_mb: int, kernel: str, 
         "build_cores": build_cores,
         "store_dir": None,
         "trusted_users": [],
+        "trusted_public_keys": [],
     }
 
 
 def inspect(module: AnsibleModule) -> dict[str, t.Any]:
     """The module's result."""
+    now, reference = time.time(), module.params["reference_time"]
     options = {**module.params, "host": module.params["host"] or platform.node()}
     kernel, processor = platform.system(), platform.machine()
     probes = probe_features(module, kernel)
@@ -355,6 +467,7 @@ def inspect(module: AnsibleModule) -> dict[str, t.Any]:
         offer = without_nix(probes, cpus, memory_mb, kernel, processor)
     found: builder_facts.Features = offer.pop("features")
     host_keys, sshd_ports = read_sshd(module)
+    free, total = read_space(offer["store_dir"])
     return {
         **offer,
         "system_features": found.configured,
@@ -365,6 +478,10 @@ def inspect(module: AnsibleModule) -> dict[str, t.Any]:
         "memory_mb": memory_mb,
         "host_keys": host_keys,
         "sshd_ports": sshd_ports,
+        "account": read_account(module, options["user"], offer["trusted_users"]),
+        "store_bytes_free": free,
+        "store_bytes_total": total,
+        "clock_offset": None if reference is None else round(now - reference, 3),
         "machine": builder_facts.machine(
             options,
             systems=offer["systems"],
@@ -390,6 +507,7 @@ def main() -> None:
             "supported_features": {"type": "list", "elements": "str"},
             "mandatory_features": {"type": "list", "elements": "str"},
             "missing_ok": {"type": "bool", "default": False},
+            "reference_time": {"type": "float"},
             "nix_bin_dir": {"type": "path"},
         },
         supports_check_mode=True,

@@ -115,6 +115,7 @@ reason:
     - host_key_changed
     - permission_denied
     - no_nix
+    - command_refused
     - protocol_mismatch
     - daemon_socket_permission
     - daemon_unavailable

@@ -86,6 +86,8 @@ class Host:
         self.received: list[str] = []
         self.roots: list[str] = []
         self.opened = 0
+        #: What the load probe says.
+        self.load = b""
         self.channels: set[PlayedChannel] = set()
 
     def down(self) -> None:
@@ -279,6 +281,12 @@ class PlayedOpener:
             raise ChannelError(self._host.name, "no route to host")
         self._host.opened += 1
         return PlayedStore(self._world, self._host)
+
+    def measure(self) -> bytes:
+        self._host.fault("measure", None)
+        if not self._host.up:
+            raise ChannelError(self._host.name, "no route to host")
+        return self._host.load
 
     def close(self) -> None:
         pass

@@ -55,6 +55,11 @@ def is_private_key(data: bytes) -> bool:
     return data.startswith(b"-----BEGIN OPENSSH") and data.endswith(b"-----END OPENSSH PRIVATE KEY-----\n")
 
 
+def is_gate(data: bytes) -> bool:
+    """Its first and its last line; in between it would run half of what it should."""
+    return data.startswith(b"#!/bin/sh\n") and data.endswith(b"\nesac\n")
+
+
 WHOLE: dict[str, t.Callable[[bytes], bool]] = {
     "/etc/ssh/sshd_config.d/10-nixfleet.conf": is_sshd_drop_in,
     "/etc/nix/nix.conf.d/nixfleet-builder.conf": lines("[a-z-]+ = .+"),
@@ -70,7 +75,10 @@ WHOLE: dict[str, t.Callable[[bytes], bool]] = {
     "/root/.ssh/config": lines("Include .*/nixfleet/config"),
     "/root/.ssh/nixfleet/config": lines(r"Host \S+|    [A-Z][A-Za-z]+ \S+"),
     "/root/.ssh/nixfleet/known_hosts": lines(rf"\S+ {KEY}"),
-    "/var/lib/nixremote/.ssh/authorized_keys": lines(rf"restrict {KEY} nixfleet:\S+"),
+    "/var/lib/nixremote/.ssh/authorized_keys": lines(
+        rf'restrict,command="/usr/local/libexec/nixfleet-gate" {KEY} nixfleet:\S+'
+    ),
+    "/usr/local/libexec/nixfleet-gate": is_gate,
 }
 
 

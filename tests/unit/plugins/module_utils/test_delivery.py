@@ -10,6 +10,7 @@ import typing as t
 from collections.abc import Iterator
 
 import pytest
+from ansible_collections.nixfleet.builders.plugins.module_utils import delivery
 from ansible_collections.nixfleet.builders.plugins.module_utils.delivery import Delivery
 from ansible_collections.nixfleet.builders.plugins.module_utils.site import Site
 from ansible_collections.nixfleet.builders.plugins.module_utils.task_build import MachineTrouble, NoInput
@@ -117,3 +118,26 @@ def test_a_destination_that_takes_nothing(fleet: Fleet) -> None:
     fleet.world.here.up = False
     fleet.delivery.add(fleet.b1, [A])
     assert isinstance(fleet.next()[2], MachineTrouble)
+
+
+def test_what_comes_behind_waits_for_company(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "PAUSE", 60)
+    fleet.delivery.add(fleet.b1, [A])
+    assert fleet.next()[1] == [[A]]
+    for path in (B, C):
+        fleet.delivery.add(fleet.b1, [path])
+    # Others do not wait for it.
+    fleet.delivery.add(fleet.b2, [A])
+    assert fleet.next()[:2] == (fleet.b2, [[A]])
+    assert fleet.told.empty()
+    fleet.delivery.hurry()
+    assert fleet.next()[1:] == ([[B], [C]], None, 2 * len(NAR))
+    fleet.delivery.add(fleet.b1, [A])
+    assert fleet.next()[1] == [[A]]
+
+
+def test_company_is_not_waited_for_too_long(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "PAUSE", 0.01)
+    for path in (A, B):
+        fleet.delivery.add(fleet.b1, [path])
+        assert fleet.next()[1] == [[path]]

@@ -262,6 +262,14 @@ def test_outputs_that_nix_would_not_take(outputs: dict[str, Output], reason: str
     assert reason in refusal.reason and refusal.offset is None
 
 
+def test_a_fixed_output_elsewhere_than_the_environment_says() -> None:
+    """Nix computes such a path from the hash; what stands there may be anything."""
+    outputs = {"out": Output(OUT, "sha256", "ab")}
+    assert parse(DRV, make(outputs=outputs, env={"out": OUT})).kind == derivation.FIXED
+    assert parse(DRV, make(outputs=outputs)).kind == derivation.FIXED
+    assert "another path than its environment says" in str(error(make(outputs=outputs, env={"out": OUT + "2"})))
+
+
 @pytest.mark.parametrize("value", ["x" * 1_000_000, "\n" * 1_000_000, '"\\' * 500_000, "\udcff" * 1_000_000])
 def test_an_environment_of_a_megabyte_takes_a_moment(value: str) -> None:
     data = make(env={"big": value})

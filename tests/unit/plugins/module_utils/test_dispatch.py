@@ -10,7 +10,7 @@ import time
 import typing as t
 
 import pytest
-from ansible_collections.nixfleet.builders.plugins.module_utils import dispatch, scheduler
+from ansible_collections.nixfleet.builders.plugins.module_utils import dispatch, scheduler, whereabouts
 from ansible_collections.nixfleet.builders.plugins.module_utils.channel import ChannelClosed
 from ansible_collections.nixfleet.builders.plugins.module_utils.plan import PlanError
 from ansible_collections.nixfleet.builders.plugins.module_utils.protocol import RemoteError
@@ -27,7 +27,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("BACKOFF_FIRST", 0.02), ("BACKOFF_MOST", 0.1), ("FULL_FIRST", 0.01), ("FULL_MOST", 0.02)):
         monkeypatch.setattr(scheduler, name, seconds)
     monkeypatch.setattr(dispatch, "DELIVERY_PAUSE", 0.02)
-    monkeypatch.setattr(dispatch, "GRACE", 0.15)
+    monkeypatch.setattr(whereabouts, "GRACE", 0.15)
 
 
 def run(world: World, wanted: t.Iterable[Drv], local_jobs: int = 0, **options: t.Any) -> dispatch.Run:
@@ -384,6 +384,192 @@ def test_slots_that_others_hold_are_waited_for(tmp_path: t.Any) -> None:
     assert found.success and time.monotonic() - start > 0.25
     with others.choosing() as choice:
         assert choice.take(machines[0].uri, 1) is not None
+
+
+# ---------------------------------------------------------------------------------------------------- signatures
+
+
+UNSIGNED = "cannot add path '{}' because it lacks a signature by a trusted key"
+
+
+def refuses(host: Host) -> None:
+    """A builder that takes nothing without a signature."""
+
+    def fault(operation: str, request: t.Any) -> None:
+        if operation == "AddMultipleToStore":
+            raise RemoteError(0, UNSIGNED.format(request))
+
+    host.fault = fault
+
+
+def test_an_unsigned_input_goes_to_who_takes_it() -> None:
+    world = World()
+    refuses(world.hosts["b1"])
+    made = drv("made", sources=[store_path("source")])
+    first, second = world.machines()
+    found = run(world, [made], machines=[type(first)(**{**vars(first), "speed_factor": 10.0}), second])
+    assert found.success and world.hosts["b2"].built == [made.path]
+    (refused, built) = found.records[made.path].attempts
+    assert refused.outcome == "lost" and "lacks a signature" in refused.reason and built.outcome == "built"
+    # The builder is not left alone for it.
+    assert world.hosts["b1"].opened == 1
+
+
+def test_an_unsigned_input_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "BACKOFF_FIRST", 60)
+    world = World()
+    for host in world.hosts.values():
+        refuses(host)
+    source = store_path("source")
+    made = drv("made", sources=[source])
+    world.know([made])
+    world.here.valid[source] = world.here.valid[source]._replace(signatures=("client1-client-1:c2ln",))
+    found = run(world, [made], max_attempts=5)
+    (failed,) = found.failed
+    assert [each.machine for each in failed.attempts] in (
+        ["ssh-ng://b1", "ssh-ng://b2"],
+        ["ssh-ng://b2", "ssh-ng://b1"],
+    )
+    assert "refused by every machine that may take it" in failed.error
+    assert source in failed.error and "signed by client1-client-1: trust that key there" in failed.error
+
+
+def test_results_that_the_client_refuses() -> None:
+    world = World()
+    refuses(world.here)
+    start = time.monotonic()
+    with pytest.raises(
+        dispatch.DispatchError, match="what was built cannot be brought: .* has no signature of that path"
+    ):
+        run(world, [drv("made")])
+    assert time.monotonic() - start < LIMIT / 2 and len(world.built) == 1
+
+
+# ---------------------------------------------------------------------------------------------------- late answers
+
+
+def test_a_builder_that_answers_late_and_has_it_already() -> None:
+    """What is being built elsewhere for want of its answer ends there."""
+    world = World()
+    made = drv("made")
+    top = drv("top", [made])
+    late, other = world.hosts["b1"], world.hosts["b2"]
+    world.know([top])
+    late.add(made.out)
+    building = threading.Event()
+
+    def slow(operation: str, request: t.Any) -> None:
+        if operation == "open":
+            assert building.wait(LIMIT)
+
+    def long(operation: str, request: t.Any) -> None:
+        if operation == "BuildDerivation" and request.drv_path == made.path:
+            building.set()
+            for _each in range(1000):
+                time.sleep(0.01)
+                if any(channel.aborted.is_set() for channel in other.channels):
+                    return
+
+    late.fault, other.fault = slow, long
+    found = run(world, [top])
+    assert found.success and made.path not in world.built and world.built == [top.path]
+    record = found.records[made.path]
+    assert record.found and [each.outcome for each in record.attempts] == ["returned"]
+    assert record.attempts[0].reason == "b1 has it already"
+
+
+# ---------------------------------------------------------------------------------------------------- load
+
+
+IDLE = b'{"load": [0, 0, 0], "cpus": 4, "pressure": {"cpu": 0}}'
+BUSY = b'{"load": [40, 0, 0], "cpus": 4, "pressure": {"cpu": 90}}'
+FULL = b'{"store": {"free": 1000, "total": 2000}}'
+
+
+def asked(host: Host) -> list[float]:
+    """When the host's load probe is asked."""
+    times: list[float] = []
+
+    def fault(operation: str, request: t.Any) -> None:
+        if operation == "measure":
+            times.append(time.monotonic())
+
+    host.fault = fault
+    return times
+
+
+@pytest.mark.parametrize("trouble", [BUSY, FULL])
+def test_builders_that_are_busy_get_less(trouble: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whereabouts, "LOAD_EVERY", 0.02)
+    world = World()
+    first, second = world.hosts.values()
+    first.load, second.load = trouble, IDLE
+    asked(first)
+    machines = world.machines(max_jobs=1)
+
+    def slow(operation: str, request: t.Any) -> None:
+        if operation == "BuildDerivation":
+            time.sleep(0.1)
+
+    second.fault = slow
+    # At first it is not known.
+    top = chain(*(f"a{number}" for number in range(6)))
+    found = run(world, [top], machines=machines)
+    assert found.success and len(second.built) >= 5
+    loads = {machine.label: machine.load for machine in found.machines}
+    assert loads["b2"] == scheduler.Load(load_average=0, cpus=4, pressure=0)
+    assert loads["b1"] is not None and (loads["b1"].slowdown == pytest.approx(10) or loads["b1"].starved)
+
+
+def test_a_builder_without_a_load_probe_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whereabouts, "LOAD_EVERY", 0.01)
+    world = World()
+    times = {name: asked(host) for name, host in world.hosts.items()}
+    world.hosts["b1"].load = IDLE
+    world.hosts["b2"].load = b"nixfleet-load: not found"
+    wait = world.here
+    wait.fault = lambda operation, request: time.sleep(0.2) if operation == "AddMultipleToStore" else None
+    found = run(world, [chain("a", "b", "c")])
+    assert found.success and len(times["b1"]) > 3 and len(times["b2"]) == 1
+    assert {machine.label: machine.load is None for machine in found.machines} == {"b1": False, "b2": True}
+
+
+def test_a_load_probe_that_fails_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whereabouts, "LOAD_EVERY", 0.01)
+    world = World(["b1"])
+    host = world.hosts["b1"]
+    times = asked(host)
+    noted = host.fault
+
+    def fault(operation: str, request: t.Any) -> None:
+        noted(operation, request)
+        if operation == "measure":
+            host.load = b"" if len(times) == 2 else IDLE
+            if len(times) == 3:
+                raise ChannelClosed("b1", "no room")
+
+    host.fault = fault
+    world.here.fault = lambda operation, request: time.sleep(0.2) if operation == "AddMultipleToStore" else None
+    assert run(world, [drv("a")]).success and len(times) > 4
+
+
+def test_policy_nix_asks_no_load_probe() -> None:
+    world = World()
+    times = [asked(host) for host in world.hosts.values()]
+    assert run(world, [drv("a")], policy="nix").success and times == [[], []]
+
+
+def test_a_silent_load_probe_costs_the_others_nothing() -> None:
+    world = World()
+
+    def fault(operation: str, request: t.Any) -> None:
+        if operation == "measure":
+            time.sleep(30)
+
+    for host in world.hosts.values():
+        host.fault = fault
+    start = time.monotonic()
+    assert run(world, [chain("a", "b")]).success and time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize("seed", range(25))

@@ -107,7 +107,7 @@ def test_files_and_expressions(
     nix = PlayedNix(tmp_path, {call[-1]: f"{WORLD}!dev\n{HELLO}\n"})
     roots = evaluate.instantiate(nix, file, attributes, expression, arguments)
     assert nix.calls == [["nix-instantiate", *call]]
-    assert list(roots.items()) == [(WORLD, ("dev",)), (HELLO, ())]
+    assert list(roots.items()) == [(WORLD, ("dev",)), (HELLO, ("out",))]
 
 
 def test_an_expression_that_gives_no_derivation_or_an_error(tmp_path: Path) -> None:
@@ -126,8 +126,9 @@ def test_flakes(tmp_path: Path) -> None:
         (WORLD, ("dev", "lib")),
         (HELLO, ()),
     ]
-    enabled = ["--extra-experimental-features", "nix-command", "--extra-experimental-features", "flakes"]
-    assert nix.calls == [["nix", *enabled, "path-info", "--derivation", flake] for flake in ("n#world", ".#hello")]
+    enabled = ["--extra-experimental-features", "nix-command", "path-info", "--derivation"]
+    enabled += ["--extra-experimental-features", "flakes", "--no-write-lock-file"]
+    assert nix.calls == [["nix", *enabled, flake] for flake in ("n#world", ".#hello")]
     assert evaluate.installables(nix, ["n#world^dev", "n#world^out"]) == {WORLD: ("dev", "out")}
     assert evaluate.installables(nix, ["n#world^dev", "n#both"]) == {WORLD: (), HELLO: ()}
     assert evaluate.installables(nix, ["n#both^*"]) == {WORLD: (), HELLO: ()}

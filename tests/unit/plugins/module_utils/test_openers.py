@@ -54,6 +54,10 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reached]:
                 reached.calls.append((target, connect_timeout))
                 self.open = reached.open
 
+            def ask(self, *call: t.Any) -> bytes:
+                reached.calls.append(("ask", *call))
+                return b"{}"
+
             def close(self) -> None:
                 reached.calls.append("closed")
 
@@ -149,6 +153,16 @@ def test_none_is_opened_after_the_end(reached: Reached) -> None:
     with pytest.raises(ChannelClosed, match="ssh-ng://b1: the run ended"):
         opener.open()
     assert reached.calls == []
+
+
+def test_its_load_probe(reached: Reached) -> None:
+    """Is asked over what is open already."""
+    opener = stores().machine(Machine("ssh-ng://b1"))
+    with pytest.raises(ChannelClosed, match="nothing is open"):
+        opener.measure()
+    opener.open()
+    assert opener.measure() == b"{}" and reached.calls[-1] == ("ask", "nixfleet-load", 2.0, 4096)
+    assert stores().client().measure() == stores().machine(Machine("local")).measure() == b""
 
 
 def test_what_cannot_be_connected_may_be_tried_again(reached: Reached, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,11 @@ from ansible_collections.nixfleet.builders.plugins.module_utils import dispatch,
 from ansible_collections.nixfleet.builders.plugins.module_utils.progress import Progress
 
 
-def news(kind: str, name: str = "", machine: str = "", text: str = "", time: float = 0.0, **counts: int) -> t.Any:
+def news(
+    kind: str, name: str = "", machine: str = "", text: str = "", time: float = 0.0, step: str = "", **counts: int
+) -> t.Any:
     """An event as it comes out of the file."""
-    return json.loads(json.dumps(dispatch.Event(time, kind, name, machine, text, counts)._asdict()))
+    return json.loads(json.dumps(dispatch.Event(time, kind, step or name, name, machine, text, counts)._asdict()))
 
 
 def told(*events: t.Any, verbose: bool = False) -> list[str]:
@@ -113,3 +115,13 @@ def test_what_ended_runs_no_more(kind: str) -> None:
     shown = Progress()
     shown.lines([news("building", "a", "b1", running=1), news(kind, "a", "b1")], 0)
     assert shown.lines([], progress.HEARTBEAT) == ["[0/1] building nothing; 0 wait"]
+
+
+def test_two_of_one_name_on_one_machine() -> None:
+    shown = Progress()
+    shown.lines([news("building", "a", "b1", time=1, step=step, running=2) for step in ("x", "y")], 0)
+    assert shown.lines([news("built", "a", "b1", time=3, step="x", built=1, running=1)], 1) == [
+        "[1/2] built a on b1 in 2.0 s"
+    ]
+    assert shown.lines([], 100) == ["[1/2] building a on b1; 0 wait"]
+    assert shown.lines([news("built", "a", "b1", time=6, step="y", built=2)], 101) == ["[2/2] built a on b1 in 5.0 s"]

@@ -137,6 +137,7 @@ def test_a_step_above_one_that_never_ran() -> None:
         ("built", True, 0, "found"),
         # It was built, lost, and found again.
         ("built", True, 1, "built"),
+        ("built", True, -1, "found"),
         ("failed", False, 1, "failed"),
         ("failed", False, 0, "failed"),
         ("cancelled", False, 0, "cancelled"),
@@ -144,7 +145,8 @@ def test_a_step_above_one_that_never_ran() -> None:
     ],
 )
 def test_status_of_a_step(status: str, found: bool, attempts: int, shown: str) -> None:
-    tried = [Attempt("b1", START, START, START, START + 1, "built")] * attempts
+    outcome = "built" if attempts > 0 else "returned"
+    tried = [Attempt("b1", START, START, START, START + 1, outcome)] * abs(attempts)
     (step,) = as_report(record(drv("a"), *tried, status=status, found=found)).steps
     assert step.status == shown
 

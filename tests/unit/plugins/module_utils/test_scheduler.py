@@ -381,6 +381,22 @@ def test_keep_going_builds_what_does_not_need_the_failed_one() -> None:
     assert run.done and run.counts()[Status.BUILT] == 2
 
 
+def test_a_refused_step_goes_to_another_machine_that_may_take_it() -> None:
+    """The machine that refuses it goes on with others; nothing waits."""
+    refused = Outcome.REFUSED
+    run = Scheduler(machines(1, 1), loose("a", "b"), anything, max_attempts=5)
+    first, second = run.assignments(0)
+    run.finished(first, refused, 0, "no signature")
+    run.finished(second, BUILT, 1)
+    (again,) = run.assignments(1)
+    assert (again.step, again.machine) == (first.step, second.machine)
+    run.finished(again, refused, 1, "nor here")
+    assert run.done
+    assert [ended.reason for ended in run.ended() if ended.step == first.step] == [
+        f"refused by every machine that may take it: {first.machine}: no signature; {second.machine}: nor here"
+    ]
+
+
 def test_a_lost_step_goes_to_another_machine_while_there_is_one() -> None:
     run = Scheduler(machines(1, 1), loose("a"), anything, max_attempts=3)
     (first,) = run.assignments(0)

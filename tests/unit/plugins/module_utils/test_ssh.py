@@ -187,6 +187,61 @@ def test_no_session_at_all(server: Server, host: SshHost) -> None:
     assert caught.value.permanent
 
 
+# ---------------------------------------------------------------------------------------------------- short commands
+
+
+def says(text: bytes, status: int = 0, pause: float = 0.0) -> Callable[[paramiko.Channel], None]:
+    def action(channel: paramiko.Channel) -> None:
+        # It reads to the end first, as a shell may.
+        while channel.recv(100):
+            pass
+        channel.sendall(text)
+        time.sleep(pause)
+        channel.send_exit_status(status)
+        channel.close()
+
+    return action
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (says(b"1 2"), b"1 2"),
+        (says(b""), b""),
+        (says(b"1 2", status=1), b""),
+        (says(b"1" * 101), b""),
+        (says(b"1" * (4 << 20)), b""),
+        (says(b"1 2", pause=30), b""),
+        (ends(127, b"not found"), b""),
+        (lambda channel: channel.close(), b""),
+    ],
+)
+def test_what_a_short_command_says(
+    server: Server, host: SshHost, command: Callable[[paramiko.Channel], None], answer: bytes
+) -> None:
+    server.commands["short"] = command
+    server.sessions = 3
+    with pytest.raises(SshError, match="no connection has room"):
+        host.ask("short", 1, 100)
+    channel = host.open("cat", 10)
+    start = time.monotonic()
+    assert host.ask("short", 1, 100) == answer
+    assert time.monotonic() - start < 3
+    # The connection is as before.
+    channel.write(b"a")
+    channel.flush()
+    assert channel.read(1) == b"a" and host.connections == 1
+
+
+def test_a_short_command_makes_no_connection(server: Server, host: SshHost) -> None:
+    server.sessions = 1
+    host.open("cat", 10)
+    for _each in range(2):
+        with pytest.raises(SshError, match="no connection has room"):
+            host.ask("short", 1, 100)
+    assert host.connections == server.connections == 1
+
+
 # ---------------------------------------------------------------------------------------------------- host keys
 
 
@@ -501,6 +556,19 @@ def test_packets(size: int) -> None:
     assert b"".join(packets) == b"".join(map(bytes, buffers))
     assert all(len(packet) == size for packet in packets[:-1])
     assert 0 < len(packets[-1]) <= size
+
+
+def test_paramiko_is_loaded_while_others_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = threading.Event()
+
+    def missing() -> None:
+        loaded.set()
+        raise ssh.ParamikoMissing("No module named 'paramiko'")
+
+    monkeypatch.setattr(ssh, "paramiko_library", missing)
+    monkeypatch.setattr(threading, "excepthook", lambda told: pytest.fail(str(told)))
+    ssh.load_early()
+    assert loaded.wait(10)
 
 
 def test_without_paramiko(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:

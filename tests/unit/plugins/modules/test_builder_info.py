@@ -36,6 +36,7 @@ class Module:
             "protocol": "ssh-ng",
             "speed_factor": 1.0,
             "missing_ok": False,
+            "reference_time": None,
             "nix_bin_dir": str(root),
             **params,
         }
@@ -95,6 +96,40 @@ def test_whole(tmp_path: Path) -> None:
         "mandatory_features": [],
         "public_host_key": "ssh-ed25519 AAAAtrue root@b1",
     }
+    assert result["trusted_public_keys"] == []
+    assert result["clock_offset"] is None
+
+
+def test_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys").write_text("restrict ssh-ed25519 AAAAclient nixfleet:client1\n")
+    (tmp_path / "nix-store").touch()
+    sshd = f"{SSHD_T.format(tmp_path)}authorizedkeysfile {tmp_path}/keys /nonexistent/%u\nusepam yes\n"
+    result = builder_info.inspect(Module(tmp_path, sshd, user="root"))
+    assert result["account"] == {
+        "user": "root",
+        "refused": None,
+        "authorized_keys_files": [f"{tmp_path}/keys", "/nonexistent/root"],
+        "authorized_keys": ["ssh-ed25519 AAAAclient"],
+        "trusted": True,
+    }
+    monkeypatch.setattr(builder_info.os, "access", lambda path, mode: False)
+    result = builder_info.inspect(Module(tmp_path, sshd, user="root"))
+    assert result["account"]["refused"]["reason"] == "account_shell"
+
+
+def test_account_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "nix-store").touch()
+    account = builder_info.inspect(Module(tmp_path, user="nosuchuser"))["account"]
+    assert (account["refused"]["reason"], account["authorized_keys"]) == ("account_missing", None)
+
+
+def test_space_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nix-store").touch()
+    result = builder_info.inspect(Module(tmp_path, reference_time=builder_info.time.time() - 60))
+    assert 60 <= result["clock_offset"] < 90
+    free, total = builder_info.read_space(str(tmp_path))
+    assert free is not None and total is not None and 0 < free <= total
+    assert builder_info.read_space(str(tmp_path / "none")) == (None, None)
 
 
 @pytest.mark.parametrize("sshd", [None, ""])

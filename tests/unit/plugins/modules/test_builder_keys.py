@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import types
 import typing as t
@@ -66,3 +67,34 @@ def test_lines_of_others_in_the_present_home(
 
 def test_no_account_yet(run: t.Callable[..., dict[str, t.Any]]) -> None:
     assert run(exclusive=False, account="no-such-account")["kept"] == 0
+
+
+def test_command(run: t.Callable[..., dict[str, t.Any]], tmp_path: Path) -> None:
+    run()
+    assert run(command="/gate", keys=['from="192.0.2.1" ssh-ed25519 AAAAk'])["changed"]
+    assert lines(tmp_path) == [
+        'restrict,command="/gate" ssh-ed25519 AAAAc1 nixfleet:client1',
+        'restrict,command="/gate",from="192.0.2.1" ssh-ed25519 AAAAk nixfleet:+',
+    ]
+    result = run(command="/gate", keys=['Command="id" ssh-ed25519 AAAAk'])
+    assert result["failed"] and "a command of its own" in result["msg"]
+    assert len(lines(tmp_path)) == 2
+
+
+def test_login_files_are_removed(run: t.Callable[..., dict[str, t.Any]], tmp_path: Path) -> None:
+    ssh = tmp_path / ".ssh"
+    ssh.mkdir()
+    keys = str(ssh / "authorized_keys")
+    hostile = [tmp_path / ".bashrc", tmp_path / ".pam_environment", ssh / "environment", ssh / "authorized_keys2"]
+    for file in (*hostile, tmp_path / "other"):
+        file.write_text("secret")
+    (ssh / "rc").symlink_to("/nonexistent")
+    assert run(path=keys)["removed"] == []
+    tried = run(path=keys, purge_login_files=True, check=True)
+    assert tried["changed"] and len(tried["removed"]) == 5 and all(file.exists() for file in hostile)
+    assert "secret" not in str(tried)
+    first = run(path=keys, purge_login_files=True, exclusive=False)
+    assert first["changed"] and (ssh / "authorized_keys2").exists()
+    assert run(path=keys, purge_login_files=True)["removed"] == [str(ssh / "authorized_keys2")]
+    assert sorted(os.listdir(ssh)) == ["authorized_keys"] and sorted(os.listdir(tmp_path)) == [".ssh", "other"]
+    assert not run(path=keys, purge_login_files=True)["changed"]

@@ -15,41 +15,14 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.nixfleet.builders.plugins.module_utils import derivation, slots, ssh
-from ansible_collections.nixfleet.builders.plugins.module_utils import dispatch as engine
+from ansible_collections.nixfleet.builders.plugins.module_utils import build_request, slots, ssh
 from ansible_collections.nixfleet.builders.plugins.module_utils.channel import ChannelError
-from ansible_collections.nixfleet.builders.plugins.module_utils.derivation import Requirements
-from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix
 from ansible_collections.nixfleet.builders.plugins.module_utils.openers import RealStores
-from ansible_collections.nixfleet.builders.plugins.module_utils.plan import Plan, Task
 from ansible_collections.nixfleet.builders.plugins.modules import dispatch
 from ansible_collections.nixfleet.builders.tests.support.played_fleet import NAR, Drv, Host, World, drv, store_path
 
 Result = dict[str, t.Any]
 Run = t.Callable[..., Result]
-
-DEFAULTS: dict[str, t.Any] = {
-    "derivations": [],
-    "file": None,
-    "expression": None,
-    "attributes": [],
-    "installables": None,
-    "builders": [],
-    "builders_file": None,
-    "local_jobs": None,
-    "policy": "load",
-    "keep_going": False,
-    "copy_results": "client",
-    "out_link": None,
-    "max_attempts": 3,
-    "connect_timeout": 20,
-    "build_timeout": 0,
-    "builders_use_substitutes": None,
-    "report": None,
-    "trace": None,
-    "progress": None,
-    "nix_bin_dir": None,
-}
 
 
 class Client:
@@ -113,8 +86,8 @@ def client(tmp_path: Path, run_module: Run, monkeypatch: pytest.MonkeyPatch) -> 
         made.stores.append(arguments)
         return made.world
 
-    monkeypatch.setattr(dispatch, "RealStores", real_stores)
-    monkeypatch.setattr(dispatch, "read_bytes", made.world.read_file)
+    monkeypatch.setattr(build_request, "RealStores", real_stores)
+    monkeypatch.setattr(build_request, "read_bytes", made.world.read_file)
     monkeypatch.setattr(dispatch, "end_with_caller", made.callers.append)
     monkeypatch.setattr(slots, "directory", lambda: str(tmp_path / "current-load"))
     return made
@@ -224,37 +197,6 @@ def test_a_failed_build(client: Client) -> None:
     assert not link.is_symlink() and "bad" in (client.root / "report").read_text()
 
 
-def test_what_is_told_of_derivations_and_builders() -> None:
-    """Of the last attempt, where there are several."""
-    made = drv("made")
-    task = Task(derivation.parse(made.path, made.text), Requirements("x86_64-linux"), made.outputs, frozenset(), (), ())
-    attempts = [
-        engine.Attempt("ssh-ng://b1", given=3, stopped=4, outcome="lost", reason="it is gone"),
-        engine.Attempt("ssh-ng://b2", given=5, stopped=7, outcome="failed", reason="exit code 1"),
-    ]
-    record = engine.Record(task, "failed", attempts, error="exit code 1", log=["a", "b"])
-    builders = [
-        engine.MachineRecord("ssh-ng://b1", "b1", 1, 1.0, lost=1, busy=1.00049, trouble="it is gone", bytes_out=8),
-        engine.MachineRecord("ssh-ng://b2", "b2", 1, 1.0, failed=1, busy=2, nix_version="2.8.0", bytes_in=9),
-    ]
-    plan = Plan({}, {}, frozenset(), 0, 0, t.cast("t.Any", None))
-    result = dispatch.summary(engine.Run(plan, {made.path: record}, builders, 1, 8.0004, [], 6))
-    (shown,) = result["derivations"]
-    assert result["failures"] == [shown]
-    assert (shown["builder"], shown["start"], shown["stop"]) == ("b2", 5, 7)
-    assert (shown["error"], shown["log"]) == ("exit code 1", ["a", "b"])
-    assert shown["attempts"] == [
-        {"builder": "b1", "start": 3, "stop": 4, "outcome": "lost", "reason": "it is gone"},
-        {"builder": "b2", "start": 5, "stop": 7, "outcome": "failed", "reason": "exit code 1"},
-    ]
-    counts = ("built", "failed", "lost", "busy_seconds", "bytes_in", "bytes_out", "nix_version", "trouble")
-    assert [[each[name] for name in counts] for each in result["builders"]] == [
-        [0, 0, 1, 1.0, 0, 8, "", "it is gone"],
-        [0, 1, 0, 2, 9, 0, "2.8.0", ""],
-    ]
-    assert (result["copied_bytes"], result["seconds"]) == (6, 7.0)
-
-
 def test_what_is_substituted_on_the_way_is_not_told(client: Client) -> None:
     low = drv("low")
     client.world.substitutable = {low.out}
@@ -338,7 +280,7 @@ def test_what_stands_in_the_place_of_a_link_is_left_alone(client: Client, check:
     place.write_text("mine")
     result = client(drv("made"), check=check, out_link=str(place))
     assert result["failed"] and "is no symbolic link" in result["msg"]
-    assert place.read_text() == "mine"
+    assert place.read_text() == "mine" and not client.world.built
 
 
 # ---------------------------------------------------------------------------------------------------- what is wanted
@@ -352,8 +294,8 @@ def test_what_stands_in_the_place_of_a_link_is_left_alone(client: Client, check:
         ({"expression": "import ./x", "attributes": ["a"]}, "nix-instantiate --expr import ./x --attr a"),
         (
             {"installables": [".#a"]},
-            "nix --extra-experimental-features nix-command --extra-experimental-features flakes "
-            "path-info --derivation .#a",
+            "nix --extra-experimental-features nix-command path-info --derivation "
+            "--extra-experimental-features flakes --no-write-lock-file .#a",
         ),
     ],
 )
@@ -363,7 +305,7 @@ def test_what_is_wanted(client: Client, options: dict[str, t.Any], call: str) ->
     client.answer = made.path + "\n"
     result = client(check=True, **options)
     assert client.calls == [call]
-    assert result["outputs"] == {made.path: made.outputs}
+    assert result["outputs"] == {made.path: made.outputs if "installables" in options else {"out": made.out}}
 
 
 def test_some_outputs_of_a_derivation(client: Client) -> None:
@@ -404,43 +346,6 @@ def test_builders_that_are_none(client: Client) -> None:
     assert result["failed"] and f"{client.root}/none" in result["msg"]
 
 
-def test_files_are_read_as_they_are(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes that are no UTF-8 harm neither a derivation nor a machines file."""
-    file = client.root / "machines"
-    file.write_bytes(b"# M\xfcller\r\nssh-ng://b1 x86_64-linux\n")
-    monkeypatch.undo()
-    assert dispatch.read_bytes(str(file)) == file.read_bytes()
-    assert dispatch.read_text(str(file)).startswith("# M\udcfcller")
-
-
-def request(client: Client, settings: t.Mapping[str, t.Any] | None = None, **options: t.Any) -> engine.Request:
-    nix = Nix(lambda args, **given: (0, "nix (Nix) 2.26.3", ""), str(client.bin))
-    return dispatch.make_request({**DEFAULTS, **options}, nix, {"system": "x86_64-linux", **(settings or {})})
-
-
-def test_the_request(client: Client) -> None:
-    plain = request(client)
-    assert (plain.roots, plain.machines, plain.client.max_jobs) == ({}, [], 1)
-    assert (plain.policy, plain.keep_going, plain.max_attempts, plain.build_timeout) == ("load", False, 3, None)
-    assert (plain.builders_substitute, plain.destination) == (False, engine.TO_CLIENT)
-    full = request(
-        client, policy="nix", keep_going=True, max_attempts=5, build_timeout=9, local_jobs=4, copy_results="ssh://c"
-    )
-    assert (full.policy, full.keep_going, full.max_attempts, full.build_timeout) == ("nix", True, 5, 9)
-    assert (full.client.max_jobs, full.destination) == (4, "ssh://c")
-    for setting in (True, False):
-        settings = {"builders-use-substitutes": setting}
-        assert request(client, settings).builders_substitute is setting
-        assert request(client, settings, builders_use_substitutes=not setting).builders_substitute is not setting
-
-
-def test_only_root_takes_slots(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert isinstance(request(client).slots, slots.Slots)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert request(client).slots is None
-
-
 def test_how_the_clients_store_is_opened(client: Client) -> None:
     client.settings.update({"cores": 6, "max-silent-time": 7, "max-jobs": 8})
     client(drv("made"), check=True, connect_timeout=5)
@@ -471,6 +376,19 @@ def test_reports(client: Client) -> None:
     assert [stat.S_IMODE(path.stat().st_mode) for path in (report, trace)] == [0o640, 0o640]
 
 
+def test_a_run_with_nothing_to_do_leaves_reports_as_they_are(client: Client) -> None:
+    made = drv("made")
+    files = {name: str(client.root / name) for name in ("report", "trace")}
+    client(made, report=files["report"])
+    before = Path(files["report"]).read_text()
+    again = client(made, **files)
+    assert not again["changed"] and Path(files["report"]).read_text() == before
+    # One that is not there is made.
+    assert "traceEvents" in Path(files["trace"]).read_text()
+    client(drv("other"), report=files["report"])
+    assert "other" in Path(files["report"]).read_text() != before
+
+
 @pytest.mark.parametrize("option", ["report", "trace", "out_link"])
 def test_files_whose_directory_is_not_there(client: Client, option: str) -> None:
     """That is told before anything is built."""
@@ -486,7 +404,7 @@ def test_news_are_appended_to_a_file(client: Client) -> None:
     client(made, progress=str(path))
     assert client.callers == [str(path)] and stat.S_IMODE(path.stat().st_mode) == 0o600
     news = [json.loads(line) for line in path.read_text().splitlines()]
-    assert all(set(each) == {"time", "kind", "name", "machine", "text", "counts"} for each in news)
+    assert all(set(each) == {"time", "kind", "step", "name", "machine", "text", "counts"} for each in news)
     told = [(each["kind"], each["name"]) for each in news]
     assert told[0] == ("plan", "") and told.index(("building", "made")) < told.index(("built", "made"))
     assert news[told.index(("built", "made"))]["counts"] == {"built": 1}
@@ -524,27 +442,6 @@ def test_it_ends_with_its_caller(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- failures
-
-
-def test_the_message_of_a_failure() -> None:
-    failures: list[Result] = [
-        {"name": f"a{number}", "builder": "b1", "error": "why", "status": "failed", "log": []}
-        for number in range(dispatch.TOLD + 2)
-    ]
-    failures[1]["builder"] = None
-    failures[2]["log"] = [f"line {number}" for number in range(dispatch.TOLD_LINES + 1)]
-    others = [{"status": "cancelled"}] * 3 + [{"status": "built"}]
-    message = dispatch.complaint({"failures": failures, "derivations": [*failures, *others]})
-    assert message.splitlines() == [
-        "7 of 11 derivations failed, 3 were not built for that",
-        "a0 on b1: why",
-        "a1: why",
-        "a2 on b1: why",
-        *[f"  > line {number}" for number in range(1, dispatch.TOLD_LINES + 1)],
-        "a3 on b1: why",
-        "a4 on b1: why",
-        "and 2 more",
-    ]
 
 
 def test_nothing_is_built_when_a_derivation_can_be_built_nowhere(client: Client) -> None:
@@ -600,7 +497,7 @@ def test_without_paramiko(client: Client, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(ssh, "paramiko_library", missing)
     monkeypatch.setattr(RealStores, "client", lambda self: client.world.client())
-    monkeypatch.setattr(dispatch, "RealStores", RealStores)
+    monkeypatch.setattr(build_request, "RealStores", RealStores)
     result = client(drv("made"), builders=[{"uri": "ssh-ng://nixremote@127.0.0.1", "systems": ["x86_64-linux"]}])
     assert result["failed"]
     assert "Failed to import the required Python library (paramiko)" in result["msg"]
