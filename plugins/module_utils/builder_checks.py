@@ -132,7 +132,8 @@ class BuilderChecks:
             if self._needs("build"):
                 built, output = self._build_and_verify(builder, machine, findings)
                 findings.update(built)
-            if "lockdown" in self._wanted and findings["daemon"].verdict == checks.PASSED:
+            daemon = findings.get("daemon")
+            if "lockdown" in self._wanted and daemon is not None and daemon.verdict == checks.PASSED:
                 findings["lockdown"] = self._lockdown(target)
         findings.update(self._disk_and_clock(builder))
         return {"name": builder.name, "output": output, "checks": checks.settle(findings, self._wanted)}

@@ -73,6 +73,8 @@ _SOCKET = "/nix/var/nix/daemon-socket/socket"
 _NO_TUNNEL = "rejected tunnel device forwarding"
 #: sshd's words on what it does not forbid and cannot do: the home is not writable, there is no xauth.
 _CANNOT = ("Agent forwarding disabled: ", "No xauth program")
+#: sshd's goodbye after as many failures as MaxAuthTries says.
+_TOO_MANY = "oo many authentication failures"
 #: What stands for a reason where sshd forbids; where it tried, it names the error.
 _NO_REASON = "open failed"
 #: Variables of a client that would change what runs, or its messages.
@@ -181,7 +183,7 @@ def login_verdict(name: str, attempt: Attempt, offered: t.Sequence[str], user: s
         return FAILED, f"sshd does not say what it offers: {attempt.said}"
     if attempt.outcome == "disabled":
         return PASSED, f"sshd does not take the method {method}{goes_on}"
-    if name == "wrong_key":
+    if name == "wrong_key" and (attempt.outcome == "denied" or _TOO_MANY in attempt.said):
         return PASSED, "sshd takes publickey, and refuses a key made just now"
     if attempt.outcome == "lost" and offered and method not in offered:
         return PASSED, f"sshd ends the connection: {attempt.said}; it offers {', '.join(offered)}"
@@ -283,6 +285,10 @@ class _Probe:
                 refused.append(self._try_other(others[0]))
             self._prove()
             self._request()
+            if self._login is not None:
+                # What ends without a login costs.
+                with contextlib.suppress(_Unreachable):
+                    self._log_in()
             self._hang_up()
             for user in others[1:]:
                 refused.append(self._try_other(user))
@@ -301,7 +307,12 @@ class _Probe:
     # connections
 
     def _connect(self, target: Target, check: str) -> Login:
-        """A connection with a checked host key. Raises _Unreachable."""
+        """A connection with a checked host key. check: what fails where that has been checked before, and now is none.
+
+        Raises _Unreachable.
+        """
+        if "host_key" not in self._found:
+            check = "host_key"
         for pause in (*PAUSES, None):
             login = Login(target, self._timeout)
             try:
@@ -353,6 +364,8 @@ class _Probe:
             login.close()
             return f"the key opens {user}" + ("" if attempt.outcome == "in" else ", with another proof")
         self._refused_login(login)
+        if attempt.outcome == "lost" and _TOO_MANY not in attempt.said:
+            return f"the connection was lost before an answer for {user}: {attempt.said}"
         what = {"denied": "the key", "disabled": f"all but {', '.join(attempt.methods)}"}.get(
             attempt.outcome, attempt.said
         )

@@ -316,7 +316,7 @@ def write_reports(module: AnsibleModule, found: dispatch.Run, request: dispatch.
     if not (page or trace):
         return
     # Seldom needed, and long: Python compiles what Ansible sends each time.
-    from ansible_collections.nixfleet.builders.plugins.module_utils import (  # pylint: disable=import-outside-toplevel
+    from ansible_collections.nixfleet.builders.plugins.module_utils import (
         report,
         report_page,
         run_report,

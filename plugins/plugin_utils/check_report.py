@@ -65,7 +65,8 @@ def read_clients(results: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[Client]
         problem = None
         if result.get("unreachable") or result.get("failed") or "builders" not in result:
             how = "unreachable" if result.get("unreachable") else "failed"
-            problem = f"{how}: {str(result.get('msg') or 'no result').strip()}"
+            said = result.get("msg") or result.get("exception") or result.get("module_stderr") or "no result"
+            problem = f"{how}: {str(said).strip()}"
         pairs = [Pair(it["name"], it.get("output"), list(it["checks"])) for it in result.get("builders") or []]
         clients.append(Client(name, problem, pairs))
     return clients

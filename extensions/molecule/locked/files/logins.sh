@@ -11,6 +11,7 @@ while [ ! -e /tmp/enough ]; do
         status=1
         cat /tmp/login.log
     }
+    sleep 0.3
 done
 echo "$count"
 exit $status

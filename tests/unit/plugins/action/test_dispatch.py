@@ -116,7 +116,7 @@ def action(tmp_path: Path, screen: Screen) -> Action:
 
 def down(machine: str) -> str:
     """A line of news, of which one line is shown."""
-    event = {"time": 0.0, "kind": "down", "name": "", "machine": machine, "text": "gone", "counts": {}}
+    event = {"time": 0.0, "kind": "down", "step": "", "name": "", "machine": machine, "text": "gone", "counts": {}}
     return json.dumps(event) + "\n"
 
 

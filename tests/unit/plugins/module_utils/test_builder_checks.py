@@ -339,6 +339,13 @@ class Probed:
         return "pty: sshd grants pty-req"
 
 
+def test_lockdown_of_a_builder_that_is_not_reached(tmp_path: Path) -> None:
+    said = "echo 'nixremote@b1: Permission denied (publickey).' >&2; exit 1"
+    result = tried(tmp_path, wanted=checks.NAMES, nix=said)
+    assert failures(result) == {"login": "permission_denied"}
+    assert of(result, "lockdown")["because"] == "login failed: permission_denied"
+
+
 @pytest.mark.parametrize(
     ("found", "verdict", "says"),
     [

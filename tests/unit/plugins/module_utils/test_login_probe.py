@@ -83,6 +83,8 @@ def failed(found: Findings) -> dict[str, str]:
         ("wrong_key", Attempt("denied", (), ""), PASSED),
         ("wrong_key", Attempt("in", (), ""), FAILED),
         ("wrong_key", Attempt("more", (), ""), FAILED),
+        ("wrong_key", Attempt("lost", (), "gone"), FAILED),
+        ("wrong_key", Attempt("lost", (), "(code 2): Too many authentication failures"), PASSED),
     ],
 )
 def test_proofs(name: str, attempt: Attempt, verdict: str) -> None:
@@ -157,6 +159,18 @@ def test_a_locked_account(played: PlayedLogin, probe: Probe, clock: Clock) -> No
     shown = found.as_dict()
     assert (shown["passed"], shown["seconds"]) == (True, 2 * login_probe.PENALTY)
     assert shown["checks"][0].keys() == {"name", "verdict", "evidence"}
+
+
+def test_proofs_alone_end_in_a_login_too(played: PlayedLogin, probe: Probe, clock: Clock) -> None:
+    played.version = "SSH-2.0-OpenSSH_10.0p2 Played"
+    assert probe("wrong_key").passed
+    assert played.connections == 1
+    assert clock.slept == []
+
+
+def test_a_lost_connection_is_no_refusal(played: PlayedLogin, probe: Probe) -> None:
+    played.tries = 1
+    assert failed(probe("other_user"))["other_user"].startswith("the connection was lost before an answer for root")
 
 
 def test_no_penalties_where_none_are_counted(probe: Probe, clock: Clock) -> None:
@@ -254,7 +268,8 @@ def test_dropped_at_first(played: PlayedLogin, probe: Probe, clock: Clock) -> No
 def test_dropped_for_ever(played: PlayedLogin, probe: Probe, clock: Clock) -> None:
     played.drops = 100
     found = probe("methods")
-    assert "Not allowed at this time" in failed(found)["methods"]
+    assert "Not allowed at this time" in failed(found)["host_key"]
+    assert found.checks[-1] == ("methods", SKIPPED, "not tried, as host_key failed")
     assert clock.slept == list(login_probe.PAUSES)
 
 

@@ -82,6 +82,11 @@ def test_json() -> None:
     ]
 
 
+def test_client_on_which_the_module_broke() -> None:
+    assert check_report.read_clients({"c": {"exception": "Traceback: oh"}})[0].problem == "failed: Traceback: oh"
+    assert check_report.read_clients({"c": {}})[0].problem == "failed: no result"
+
+
 def test_passed() -> None:
     well = check_report.read_clients({"client1": {"builders": [RESULTS["client1"]["builders"][0]]}})
     assert json.loads(check_report.as_json(well, {}, TIME, check_mode=False))["passed"]
