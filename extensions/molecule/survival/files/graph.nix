@@ -91,7 +91,11 @@ rec {
   huge = step "huge" [ ] [ ] "truncate -s 2147483648 $out; echo $run | dd of=$out conv=notrunc 2>/dev/null";
 
   # 200,000 lines of 1,000 bytes.
-  chatty = step "chatty" [ ] [ ] "yes $(printf %0999d 0) | dd bs=100000 count=2000 iflag=fullblock 2>/dev/null; echo the end of the log; echo >$out";
+  chatty = step "chatty" [ ] [ ] ''
+    awk 'BEGIN { line = sprintf("%0999d", 0); for (i = 0; i < 200000; i++) print line }'
+    echo the end of the log
+    echo >$out
+  '';
 
   # In derivations of a hundred outputs: what is to be shown is the paths.
   many =
