@@ -305,7 +305,11 @@ def compare_machines(sample: list[str]) -> t.Iterator[str]:
     spec.loader.exec_module(judge)
     # Without stores that are paths, which Nix would make, without includes, which would be of this machine's files, and
     # without what breaks the table that Nix's hook prints.
-    sample = [text for text in sample if "/" not in re.sub(r"ssh(-ng)?://|/k|/root/", "", text)]
+    sample = [
+        text
+        for text in sample
+        if "/" not in re.sub(r"ssh(-ng)?://|/k|/root/", "", text) and not re.search(r"(^|[;\n])[^\S\n]*/", text)
+    ]
     sample = [
         text for text in sample if "@" not in re.sub(r"u@h\d", "", text) and not re.search(r"[][()\x00-\x08\x1b]", text)
     ]
