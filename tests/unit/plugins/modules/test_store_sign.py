@@ -141,11 +141,12 @@ def test_few_processes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options(run_module: t.Any, tmp_path: Path) -> None:
-    assert "missing" in run_module(store_sign, key=str(tmp_path / "key"))["msg"]
-    assert "missing" in run_module(store_sign, key=str(tmp_path / "key"), all=False)["msg"]
-    assert "mutually exclusive" in run_module(store_sign, key=str(tmp_path / "key"), all=True, paths=["/a"])["msg"]
-    assert "not an absolute path" in run_module(store_sign, key=str(tmp_path / "key"), paths=["-k"])["msg"]
-    both = run_module(store_sign, key=str(tmp_path / "key"), all=False, paths=["/a"], check=True, nix_bin_dir=str(tmp_path))
+    key = str(tmp_path / "key")
+    assert "missing" in run_module(store_sign, key=key)["msg"]
+    assert "missing" in run_module(store_sign, key=key, all=False)["msg"]
+    assert "mutually exclusive" in run_module(store_sign, key=key, all=True, paths=["/a"])["msg"]
+    assert "not an absolute path" in run_module(store_sign, key=key, paths=["-k"])["msg"]
+    both = run_module(store_sign, key=key, all=False, paths=["/a"], check=True, nix_bin_dir=str(tmp_path))
     assert not both["changed"] and not both.get("failed")
-    bare = run_module(store_sign, key=str(tmp_path / "key"), all=True, check=True, nix_bin_dir=str(tmp_path))
+    bare = run_module(store_sign, key=key, all=True, check=True, nix_bin_dir=str(tmp_path))
     assert not bare["changed"] and bare["checked"] == 0
