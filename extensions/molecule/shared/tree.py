@@ -19,12 +19,16 @@ CONTENTS = sys.argv[1:] == ["contents"]
 SKIPPED = {"/dev", "/proc", "/sys", "/tmp", "/var/cache/man", "/var/log", "/var/tmp"}
 # Who only reads Nix's database writes down that he does.
 SKIPPED.add("/nix/var/nix/db/db.sqlite-shm")
+# A directory of the standard hierarchy that not every release comes with.
+SKIPPED_EMPTY = {"/usr/local/libexec"}
 # What is put on the disk once, by a package or by Nix: its time tells enough.
 BY_TIME = ("/usr/", "/nix/", "/var/cache/apt/")
 
 
 def is_left_out(path: str) -> bool:
     """Whether the list does not tell of this path and what is below it."""
+    if path in SKIPPED_EMPTY and not os.listdir(path):
+        return True
     if path in SKIPPED or path == "/var/lib/systemd" and not CONTENTS:
         return True
     # Of /run only what is ours. Ansible's own temporary directory is no change of the host.
