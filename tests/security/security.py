@@ -73,7 +73,9 @@ def play(name: str, *arguments: str, **env: str) -> None:
     argv = ["ansible-playbook", "-i", str(INVENTORY), name, *arguments]
     settings = {"ANSIBLE_PIPELINING": "1", "ANSIBLE_INJECT_FACT_VARS": "false", "ANSIBLE_FORKS": "10", **env}
     with log.open("w") as stream:
-        done = subprocess.run(argv, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, **settings})
+        done = subprocess.run(
+            argv, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ, **settings}, check=False
+        )
     if done.returncode:
         sys.exit(f"{name} failed:\n" + log.read_text()[-3000:])
 
@@ -249,7 +251,10 @@ def logins() -> list[Figure]:
 def fuzz(count: int) -> list[Figure]:
     say("fuzzing")
     done = subprocess.run(
-        [sys.executable, "-B", str(HERE / "fuzz.py"), "--count", str(count)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-B", str(HERE / "fuzz.py"), "--count", str(count)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     (STATE / "fuzz.json").write_text(done.stdout)
     figures = []

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Sends a builder's account what it must not run, over real logins; complains on stdout and ends with 1 where it did.
@@ -39,7 +38,9 @@ problems = []
 
 
 def knock(*words: bytes, options: tuple[bytes, ...] = ()) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([b"ssh", *options, HOST, *words], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+    return subprocess.run(
+        [b"ssh", *options, HOST, *words], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False
+    )
 
 
 def check(name: object, done: subprocess.CompletedProcess[bytes], status: int = 126) -> None:

@@ -386,7 +386,8 @@ def test_a_run_with_nothing_to_do_leaves_reports_as_they_are(client: Client) -> 
     # One that is not there is made.
     assert "traceEvents" in Path(files["trace"]).read_text()
     client(drv("other"), report=files["report"])
-    assert "other" in Path(files["report"]).read_text() != before
+    after = Path(files["report"]).read_text()
+    assert "other" in after and after != before
 
 
 @pytest.mark.parametrize("option", ["report", "trace", "out_link"])
