@@ -19,6 +19,7 @@ from ansible.template import Templar
 from ansible.utils.display import Display
 from ansible_collections.nixfleet.builders.plugins.module_utils import build_request, slots, ssh
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine
+from ansible_collections.nixfleet.builders.tests.support.evaluating_nix import make_programs
 from ansible_collections.nixfleet.builders.tests.support.played_fleet import Drv, World, drv, store_path
 
 COLLECTIONS = next(path for path in sys.path if (Path(path) / "ansible_collections/nixfleet").is_dir())
@@ -33,19 +34,7 @@ class Controller:
         self.settings: dict[str, t.Any] = {"system": "x86_64-linux", "max-jobs": 0}
         #: What the programs that evaluate answer.
         self.answer = ""
-        self.bin = root / "bin"
-        self.bin.mkdir()
-        for name in ("nix", "nix-store", "nix-instantiate", "nix-daemon"):
-            (self.bin / name).write_text(
-                f"""#!/bin/sh
-                case "$*" in
-                --version) echo 'nix (Nix) 2.26.3' ;;
-                *'config show --json') cat {root}/settings ;;
-                *) echo "{name} $*" >> {root}/calls; cat {root}/answer ;;
-                esac
-                """
-            )
-            (self.bin / name).chmod(0o755)
+        self.bin = make_programs(root)
         self.variables: dict[str, t.Any] = {
             "groups": {"all": ["b1", "b2"], "nix_builders": ["b1", "b2"]},
             "hostvars": {

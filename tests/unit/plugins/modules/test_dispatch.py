@@ -19,6 +19,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils import build_req
 from ansible_collections.nixfleet.builders.plugins.module_utils.channel import ChannelError
 from ansible_collections.nixfleet.builders.plugins.module_utils.openers import RealStores
 from ansible_collections.nixfleet.builders.plugins.modules import dispatch
+from ansible_collections.nixfleet.builders.tests.support.evaluating_nix import make_programs
 from ansible_collections.nixfleet.builders.tests.support.played_fleet import NAR, Drv, Host, World, drv, store_path
 
 Result = dict[str, t.Any]
@@ -38,19 +39,7 @@ class Client:
         #: What the module asked of others: stores with these arguments; to be ended with its caller.
         self.stores: list[t.Any] = []
         self.callers: list[str | None] = []
-        self.bin = root / "bin"
-        self.bin.mkdir()
-        for name in ("nix", "nix-store", "nix-instantiate", "nix-daemon"):
-            (self.bin / name).write_text(
-                f"""#!/bin/sh
-                case "$*" in
-                --version) echo 'nix (Nix) 2.26.3' ;;
-                *'config show --json') cat {root}/settings ;;
-                *) echo "{name} $*" >> {root}/calls; cat {root}/answer ;;
-                esac
-                """
-            )
-            (self.bin / name).chmod(0o755)
+        self.bin = make_programs(root)
 
     def wants(self, *wanted: Drv) -> list[str]:
         self.world.know(wanted)
