@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The site: docs/*.md as they stand, and what antsibull-docs makes of roles and plugins. tools/docs builds it, offline."""
+"""The site: docs/*.md as they stand, and what antsibull-docs makes of roles and plugins; tools/docs builds it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every command of the documentation is run by a test: here, with the output that the page shows, or by one that commands.yml names.
+"""Every command of the documentation is run by a test: here, or by one that commands.yml names.
 
-A command is a line of a code block that begins with a program (PROGRAMS), every line after C($) in a block ```console```, and
-text in backquotes that begins with one of Ansible's programs or make.
+A command is a line of a code block that begins with a program (PROGRAMS), every line of a block ```sh``` and every one
+after C($) in a block ```console```, which also shows the output, and text in backquotes that begins with one of
+Ansible's programs or make.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class Shown(t.NamedTuple):
 
 def blocks(text: str) -> list[tuple[str, str]]:
     """Code blocks as (language, text); an indented one has none."""
-    found = [(language, re.sub(rf"^{indent}", "", body, flags=re.MULTILINE)) for indent, language, body in _FENCE.findall(text)]
+    found = [
+        (language, re.sub(rf"^{indent}", "", body, flags=re.MULTILINE))
+        for indent, language, body in _FENCE.findall(text)
+    ]
     plain = _FENCE.sub("", text)
     return found + [("", body.group()) for body in _INDENTED.finditer(plain) if body.group().strip()]
 
@@ -66,7 +70,8 @@ def commands(text: str) -> list[Shown]:
         found += [
             Shown(without_remark(line), None)
             for line in lines
-            if (language in ("sh", "bash") and line and line[0] != "#") or (language in ("", "text") and is_command(line))
+            if (language in ("sh", "bash") and line and line[0] != "#")
+            or (language in ("", "text") and is_command(line))
         ]
     return found + [Shown(command, None) for command in _INLINE.findall(_FENCE.sub("", text))]
 
@@ -93,11 +98,17 @@ def label(page: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=label)
 def test_every_command_is_run_by_a_test(page: Path) -> None:
-    left = [shown.command for shown in commands(page.read_text()) if not runs_here(shown.command) and not match(shown.command)]
+    left = [
+        shown.command
+        for shown in commands(page.read_text())
+        if not runs_here(shown.command) and not match(shown.command)
+    ]
     assert left == [], "no test is known to run this: name the one that does in tests/lint/commands.yml"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(runs_here(c.command) for c in commands(page.read_text()))], ids=label)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(runs_here(c.command) for c in commands(page.read_text()))], ids=label
+)
 def test_commands_that_need_no_host(page: Path, tmp_path: Path) -> None:
     """In one directory, in their order, with the files that the page gives (a first line like C(# NAME))."""
     text = page.read_text()
@@ -146,6 +157,25 @@ def test_the_named_test_runs_it(each: dict[str, str]) -> None:
         runner = (ROOT / "extensions/molecule/run").read_text()
         listed = re.findall(r"^(?:SCENARIOS|PARTS)=\((.*)\)$", runner, re.MULTILINE)
         assert scenario in " ".join(listed).split()
-    assert any(re.fullmatch(each["command"], shown.command) for page in PAGES for shown in commands(page.read_text())), (
-        "no page has this command any more"
-    )
+    assert any(
+        re.fullmatch(each["command"], shown.command) for page in PAGES for shown in commands(page.read_text())
+    ), "no page has this command any more"
+
+
+@pytest.mark.parametrize("source", ["git+file://{root}", "{root}"])
+def test_the_collection_can_be_installed(source: str, tmp_path: Path) -> None:
+    """From git, here by another transport, and from a checkout; then its documentation is there."""
+    clone = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "-q", "--depth=1", f"file://{ROOT}", str(clone)], check=True, capture_output=True)
+    programs = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "to"),
+        "ANSIBLE_LOCAL_TEMP": str(tmp_path / ".tmp"),
+    }
+    for command in (
+        [programs / "ansible-galaxy", "collection", "install", "-p", str(tmp_path / "to"), source.format(root=clone)],
+        [programs / "ansible-doc", "-t", "role", "nixfleet.builders.nix_builder"],
+    ):
+        done = subprocess.run(command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
