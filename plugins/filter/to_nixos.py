@@ -12,9 +12,10 @@ version_added: 0.1.0
 author:
   - nixfleet.builders contributors (@nixfleet)
 description:
-  - Gives the text of a NixOS module, a file for the C(imports) of a system's configuration, that makes the system a remote builder
-    of Nix or has it build on remote builders. It says what the roles P(nixfleet.builders.nix_builder#role) and
-    P(nixfleet.builders.nix_client#role) do on other systems, which on NixOS render such a module themselves.
+  - Gives the text of a NixOS module, a file for the C(imports) of a system's configuration, that makes the system a
+    remote builder of Nix or has it build on remote builders. It says what the roles
+    P(nixfleet.builders.nix_builder#role) and P(nixfleet.builders.nix_client#role) do on other systems, which on NixOS
+    render such a module themselves.
   - No host is asked and nothing is changed.
   - The module has no secret in it. The keys that it names, of ssh and for signatures, have to be made on the host.
 positional: _input, side
@@ -22,12 +23,14 @@ options:
   _input:
     description:
       - The builder or the client. Each key has a default.
-      - "Of a builder: C(user) (V(nixremote)), C(uid), C(home), C(clients) (public keys by the clients' names), C(keys) (more lines of
-        authorized_keys), C(gate) (V(true), V(false), or a dict of C(serve), C(wrapper) and C(nix_bin_dir)), C(ca_keys), C(ca_principals),
-        C(sshd_settings) (for the account, by name), C(max_startups), C(settings) (of Nix, by name)."
-      - "Of a client: C(builders) (what builders have published, C(nix_builder_fact), by their names), C(machines) (dicts like those of
-        O(nixfleet.builders.machines_file#module:machines); without it, those of C(builders)), C(ssh_key), C(ssh_user) (V(root)),
-        C(connect_timeout), C(settings) (of Nix, by name), C(nix_version) (of the client's Nix; without it, the machines suit every version)."
+      - "Of a builder: C(user) (V(nixremote)), C(uid), C(home), C(clients) (public keys by the clients' names), C(keys)
+        (more lines of authorized_keys), C(gate) (V(true), V(false), or a dict of C(serve), C(wrapper) and
+        C(nix_bin_dir)), C(ca_keys), C(ca_principals), C(sshd_settings) (for the account, by name), C(max_startups),
+        C(settings) (of Nix, by name)."
+      - "Of a client: C(builders) (what builders have published, C(nix_builder_fact), by their names), C(machines)
+        (dicts like those of O(nixfleet.builders.machines_file#module:machines); without it, those of C(builders)),
+        C(ssh_key), C(ssh_user) (V(root)), C(connect_timeout), C(settings) (of Nix, by name), C(nix_version) (of the
+        client's Nix; without it, the machines suit every version)."
       - "Of both: C(fact), which is there as a local fact of Ansible where the module is in force."
     type: dict
     required: true
@@ -38,7 +41,8 @@ options:
     choices: [builder, client, absent]
     required: true
 notes:
-  - Nix settings that are lists to which NixOS adds something, such as C(trusted-users), are given with or without C(extra-).
+  - Nix settings that are lists to which NixOS adds something, such as C(trusted-users), are given with
+    or without C(extra-).
 seealso:
   - plugin: nixfleet.builders.machines
     plugin_type: lookup

@@ -50,7 +50,7 @@ def name(text: str) -> str:
 
 
 def number(value: float) -> str | None:
-    """A number that is not negative, as Nix reads it and prints it again without loss (toString: %f); None: it cannot."""
+    """A number as Nix reads it and prints it again without loss (toString: %f); None where it cannot, and below 0."""
     if value.is_integer():
         return str(int(value)) if 0 <= value < 2**53 else None
     text = f"{value:f}"
@@ -58,7 +58,7 @@ def number(value: float) -> str | None:
 
 
 def render(value: Value, indent: str = "") -> str:
-    """The value's text. indent: that of the line on which it begins, for those that follow. Raises NixExpressionError."""
+    """The value's text. indent: that of the line on which it begins. Raises NixExpressionError."""
     if value is None:
         return "null"
     if isinstance(value, bool):

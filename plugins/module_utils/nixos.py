@@ -3,9 +3,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """A builder or a client as a NixOS module, the text of a file to import into the system's configuration.
 
-Pure: a dict in, text out. The options are those of nixpkgs: nixos/modules/config/{nix,nix-remote-build,users-groups}.nix,
-programs/ssh.nix and services/networking/ssh/sshd.nix. Values judge themselves in the rooms that also write the files of
-other systems: machines.py, nix_conf.py, sshd_config.py, authorized_keys.py, gate.py.
+Pure: a dict in, text out. The options are those of nixpkgs, below nixos/modules: config/nix.nix, nix-remote-build.nix
+and users-groups.nix, programs/ssh.nix, services/networking/ssh/sshd.nix. Values judge themselves in the rooms that also
+write the files of other systems: machines.py, nix_conf.py, sshd_config.py, authorized_keys.py, gate.py.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def client(given: t.Mapping[str, t.Any]) -> str:
 
 def absent() -> str:
     """A module that says nothing, in the place of one that is still imported."""
-    return f"# {HEADER}\n# Nothing is left here: take this file out of the imports of the configuration.\n{{ ... }}:\n{{ }}\n"
+    return f"# {HEADER}\n# Nothing is left here: take it out of the imports of the configuration.\n{{ ... }}:\n{{ }}\n"
 
 
 def _rendered(
@@ -158,7 +158,8 @@ def _rendered(
         gate.GateError,
     ) as error:
         raise NixosError(str(error)) from error
-    return f"# {HEADER}\n# {title} For the imports of a NixOS configuration.\n# Module {digest}\n{{ lib, ... }}:\n{{\n{body}}}\n"
+    comments = (HEADER, f"{title} For the imports of a NixOS configuration.", f"Module {digest}")
+    return "".join(f"# {comment}\n" for comment in comments) + f"{{ lib, ... }}:\n{{\n{body}}}\n"
 
 
 def _bindings(options: t.Mapping[str, t.Any]) -> str:
@@ -220,7 +221,9 @@ def _builder(given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     if spec["ca_keys"]:
         options = "restrict" + (f',command="{command}"' if command else "")
         etc[CA_FILE] = {"text": _lines(spec["ca_keys"], "ca_keys")}
-        etc[PRINCIPALS_FILE] = {"text": _lines([f"{options} {name}" for name in spec["ca_principals"]], "ca_principals")}
+        etc[PRINCIPALS_FILE] = {
+            "text": _lines([f"{options} {name}" for name in spec["ca_principals"]], "ca_principals")
+        }
         sshd.update(TrustedUserCAKeys=f"/etc/{CA_FILE}", AuthorizedPrincipalsFile=f"/etc/{PRINCIPALS_FILE}")
     sshd.update(spec["sshd_settings"])
     account: dict[str, t.Any] = {

@@ -55,7 +55,14 @@ def main() -> None:
         run("groupadd", "--force", "--system", name)
     for name, user in system["users"].items():
         known = name in [entry.pw_name for entry in pwd.getpwall()]
-        options = ["--gid", user["group"], "--home-dir" if not known else "--home", user["home"], "--shell", user["shell"]]
+        options = [
+            "--gid",
+            user["group"],
+            "--home-dir" if not known else "--home",
+            user["home"],
+            "--shell",
+            user["shell"],
+        ]
         options += ["--comment", user["description"], "--password", user["hashedPassword"] or "!"]
         run(*(["usermod"] if known else ["useradd", "--system", "--no-create-home"]), *options, name)
     write("/etc/tmpfiles.d/nixos.conf", "".join(f"{rule}\n" for rule in system["tmpfiles"]), 0o644)

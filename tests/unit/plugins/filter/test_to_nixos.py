@@ -27,7 +27,9 @@ def test_the_examples_are_rendered(task: dict[str, t.Any]) -> None:
 def test_what_is_said_of_the_keys_is_so() -> None:
     """The documentation names each key."""
     documented = yaml.safe_load(to_nixos.DOCUMENTATION)["options"]["_input"]["description"]
-    of_builder, of_client, of_both = (next(text for text in documented if text.startswith(f"Of {who}")) for who in ("a b", "a c", "both"))
+    of_builder, of_client, of_both = (
+        next(text for text in documented if text.startswith(f"Of {who}")) for who in ("a b", "a c", "both")
+    )
     for fields, text in ((nixos.BUILDER, of_builder), (nixos.CLIENT, of_client), (nixos.GATE_KEYS, of_builder)):
         assert [key for key in fields if f"C({key})" not in text + of_both] == []
 

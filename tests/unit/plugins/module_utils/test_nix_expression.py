@@ -27,18 +27,24 @@ from hypothesis import strategies as st
 needs_nix = pytest.mark.skipif(shutil.which("nix-instantiate") is None, reason="there is no Nix on this machine")
 
 #: Near to what means something in a string of Nix.
-PIECES = st.sampled_from(['"', "''", "'", "$", "${", "$${", "}", "\\", "\\n", "\n", "\r", "\r\n", "\t", "a", "ü", "\x01", "\x7f"])
+PIECES = st.sampled_from(
+    ['"', "''", "'", "$", "${", "$${", "}", "\\", "\\n", "\n", "\r", "\r\n", "\t", "a", "ü", "\x01", "\x7f"]
+)
 TEXTS = st.lists(PIECES | st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12).map("".join)
 #: Of a fraction, Nix's JSON shows six digits; what it keeps of one shows further down.
 NUMBERS = st.integers(-INT_MAX, INT_MAX) | st.integers(1, 999).map(lambda value: value / 8)
 VALUES = st.recursive(
     TEXTS | NUMBERS | st.booleans() | st.none(),
     # A set with __toString or outPath prints itself.
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS.filter(lambda text: len(text) < 7), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(TEXTS.filter(lambda text: len(text) < 7), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 #: One call of Nix for many values, as a call takes longer than all of them.
-MANY = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+MANY = settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 
 def evaluated(texts: t.Sequence[str], *options: str) -> str:
@@ -117,4 +123,3 @@ def test_names() -> None:
 def test_what_nix_cannot_hold_is_refused(value: t.Any, reason: str) -> None:
     with pytest.raises(NixExpressionError, match=reason):
         render(value)
-

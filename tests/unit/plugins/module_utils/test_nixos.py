@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""NixOS modules: a real Nix evaluates them against the options of tests/support/nixos, and what comes out is what was meant."""
+"""NixOS modules: a real Nix evaluates them against the options of tests/support/nixos, and out comes what was meant."""
 
 from __future__ import annotations
 
@@ -78,9 +78,13 @@ def meaning(machine: Machine) -> tuple[t.Any, ...]:
 
 
 @needs_nix
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(lists=st.lists(MACHINE_LISTS | st.lists(FRACTIONS, max_size=1), min_size=1, max_size=12))
-@example(lists=[[Machine("ssh-ng://u@h:2222?compress=true"), Machine("daemon"), Machine("ssh://[::1]", speed_factor=1.25)]])
+@example(
+    lists=[[Machine("ssh-ng://u@h:2222?compress=true"), Machine("daemon"), Machine("ssh://[::1]", speed_factor=1.25)]]
+)
 @example(lists=[[Machine("ssh-ng://h", supported_features=("a",), mandatory_features=("b",)), Machine("ssh-ng://i")]])
 @example(lists=[[Machine("ssh-ng://h", speed_factor=1e-30)], [Machine("ssh-ng://h", speed_factor=3e38)]])
 def test_the_machines_are_those_of_the_machines_file(tmp_path: Path, lists: list[list[Machine]]) -> None:
@@ -195,10 +199,15 @@ BUILDER: dict[str, t.Any] = {
 
 @needs_nix
 def test_a_builder(tmp_path: Path) -> None:
-    own = '{ services.openssh = { settings.MaxStartups = "50"; extraConfig = "Banner none"; }; nix.settings.max-jobs = 3; }'
+    own = (
+        '{ services.openssh = { settings.MaxStartups = "50"; extraConfig = "Banner none"; };'
+        " nix.settings.max-jobs = 3; }"
+    )
     wanted = "files", "users.nixremote", "groups", "tmpfiles"
     files, user, groups, rules = (evaluated(tmp_path, [[own, nixos.builder(BUILDER)]], part)[0] for part in wanted)
-    assert {key: user[key] for key in ("uid", "group", "home", "hashedPassword", "shell", "isSystemUser", "createHome")} == {
+    assert {
+        key: user[key] for key in ("uid", "group", "home", "hashedPassword", "shell", "isSystemUser", "createHome")
+    } == {
         "uid": 400,
         "group": "nixremote",
         "home": "/var/lib/nixremote",
@@ -222,7 +231,9 @@ def test_a_builder(tmp_path: Path) -> None:
     assert "kvm" in conf["system-features"]
     directives = sshd_config.parse(files["ssh/sshd_config"]["text"], "sshd_config")
     ours = {each.keyword: each.value for each in directives if each.match == "user nixremote"}
-    assert ours["forcecommand"] == "/etc/nixfleet/gate" and ours["authorizedkeysfile"] == "/etc/ssh/authorized_keys.d/%u"
+    assert (
+        ours["forcecommand"] == "/etc/nixfleet/gate" and ours["authorizedkeysfile"] == "/etc/ssh/authorized_keys.d/%u"
+    )
     others = {each.keyword: each.value for each in directives if not each.conditional}
     assert others == {"maxstartups": "50", "match": "all", "banner": "none"}
     script = files["nixfleet/gate"]
@@ -260,14 +271,18 @@ def test_both_on_one_host_and_what_nixos_refuses(tmp_path: Path) -> None:
     assert "max-jobs" in error_of(tmp_path, [*both, "{ nix.settings.max-jobs = 3; }"])
     # The stand-in has teeth.
     assert "does not exist" in error_of(tmp_path, ["{ nix.buildMachine = [ ]; }"])
-    assert "is no integer" in error_of(tmp_path, ['{ nix.buildMachines = [ { hostName = "a"; systems = [ "s" ]; maxJobs = "2"; } ]; }'])
+    assert "is no integer" in error_of(
+        tmp_path, ['{ nix.buildMachines = [ { hostName = "a"; systems = [ "s" ]; maxJobs = "2"; } ]; }']
+    )
 
 
 def test_the_locks_are_those_of_other_systems() -> None:
     """Key for key, and value for value, apart from where things are."""
     text = (ROOT / "roles/nix_builder/vars/main.yml").read_text()
     role = yaml.safe_load(text)["_nix_builder_sshd_settings"]
-    assert {key: value for key, value in role.items() if key not in ("AuthorizedKeysFile", "MaxSessions", "SetEnv")} == nixos.LOCKED
+    assert {
+        key: value for key, value in role.items() if key not in ("AuthorizedKeysFile", "MaxSessions", "SetEnv")
+    } == nixos.LOCKED
 
 
 def test_digests() -> None:
@@ -287,7 +302,7 @@ def test_digests() -> None:
         ({"user": "root"}, "user is root"),
         ({"user": "a b"}, "user is 'a b'"),
         ({"home": "/a b"}, "home is"),
-        ({"home": "/x\"; evil = \""}, "home is"),
+        ({"home": '/x"; evil = "'}, "home is"),
         ({"gate": {"nix": "/x"}}, "'nix' is nothing that the gate has"),
         ({"gate": {"nix_bin_dir": "bin"}}, "must be an absolute path"),
         ({"keys": [f'command="x" {KEY}']}, "a command of its own"),
