@@ -129,8 +129,10 @@ def allowed(serve: bool) -> list[str]:
     return [DAEMON, *([SERVE] if serve else []), LOAD]
 
 
-def render(nix_bin: str, *, serve: bool, wrapper: t.Sequence[str] = ()) -> str:
+def render(nix_bin: str, *, serve: bool, wrapper: t.Sequence[str] = (), daemon_bin: str | None = None) -> str:
     """The script. nix_bin: Nix's programs' directory. wrapper: words to put in front of Nix's command.
+
+    daemon_bin: that of nix-daemon, where it is another one.
 
     With a wrapper, Nix may be where only the wrapper shows it, so the gate does not look for it then.
     """
@@ -143,7 +145,8 @@ def render(nix_bin: str, *, serve: bool, wrapper: t.Sequence[str] = ()) -> str:
     cases = []
     for command in allowed(serve):
         program, *arguments = command.split()
-        action = "load" if command == LOAD else shlex.join(["run", f"{nix_bin}/{program}", *arguments])
+        directory = daemon_bin if daemon_bin and program == "nix-daemon" else nix_bin
+        action = "load" if command == LOAD else shlex.join(["run", f"{directory}/{program}", *arguments])
         cases.append(f"  {shlex.quote(command)}) {action} ;;")
     text = _TEXT
     if wrapper:

@@ -21,7 +21,7 @@ class Nix:
     """Reads what is staged as Nix would: plain settings replace, extra- appends, numbers must be numbers."""
 
     def __init__(self, version: tuple[int, ...] = (2, 34, 8), said: str = "") -> None:
-        self.version = version
+        self.version = self.cli_version = version
         self.said = said
         self.asked: list[str] = []
 
