@@ -9,8 +9,8 @@ the same time would each wait for the other's lock for ever (NixOS/nix#10740). W
 therefore hands only to hosts above it: those with a higher speed factor and, of those with the same, the ones that a
 hash of the derivation's name puts above it. Every host finds the same order, so nothing goes in circles.
 
-/etc/nix/nixfleet-build-hook.json: C(host), this host's name; C(speeds), the speed factors of it and of the builders that
-are clients too, by name; C(peers), the names of those by their URI in the machines file.
+/etc/nix/nixfleet-build-hook.json: C(host), this host's name; C(speeds), the speed factors of it and of the builders
+that are clients too, by name; C(peers), the names of those by their URI in the machines file.
 
 The requests are those of libstore's build/hook-instance.cc and of build-remote.cc, Nix 2.8 to 2.34.
 """
@@ -109,9 +109,12 @@ def machine_lines(text: str, depth: int = 0) -> list[str]:
             if not entry.startswith("@"):
                 lines += [entry] if entry else []
             elif depth < 8:
-                with contextlib.suppress(FileNotFoundError):
-                    with open(entry[1:].strip(), encoding="utf-8", errors="surrogateescape") as file:
-                        lines += machine_lines(file.read(), depth + 1)
+                name = entry[1:].strip()
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    open(path, encoding="utf-8", errors="surrogateescape") as file,
+                ):
+                    lines += machine_lines(file.read(), depth + 1)
     return lines
 
 
@@ -155,9 +158,7 @@ def run_stock(
     command: t.Sequence[str], settings: t.Mapping[str, str], request: Request, stream: io.BufferedReader
 ) -> int | None:
     """Has Nix's own hook find a machine and build there. Its status; None where it did not find one."""
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=LOG_FDS
-    ) as child:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=LOG_FDS) as child:
         stdin, stderr = t.cast(io.BufferedWriter, child.stdin), t.cast(io.BufferedReader, child.stderr)
         with contextlib.suppress(BrokenPipeError):
             stdin.write(encode(settings) + request.raw)
