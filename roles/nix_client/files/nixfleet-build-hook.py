@@ -28,6 +28,7 @@ import subprocess
 import sys
 import threading
 import typing as t
+from pathlib import Path
 
 CONFIG = "/etc/nix/nixfleet-build-hook.json"
 PROGRAMS = "/nix/var/nix/profiles/default/bin:/run/current-system/sw/bin"
@@ -109,12 +110,9 @@ def machine_lines(text: str, depth: int = 0) -> list[str]:
             if not entry.startswith("@"):
                 lines += [entry] if entry else []
             elif depth < 8:
-                name = entry[1:].strip()
-                with (
-                    contextlib.suppress(FileNotFoundError),
-                    open(path, encoding="utf-8", errors="surrogateescape") as file,
-                ):
-                    lines += machine_lines(file.read(), depth + 1)
+                path = Path(entry[1:].strip())
+                with contextlib.suppress(FileNotFoundError):
+                    lines += machine_lines(path.read_text("utf-8", "surrogateescape"), depth + 1)
     return lines
 
 
