@@ -404,7 +404,7 @@ def open_local(
     if store.startswith("unix://"):
         return open_socket(store[len("unix://") :], connect_timeout, idle_timeout)
     if store == "auto":
-        owner = store_owner()
+        owner = store_owner(os.path.join(os.environ.get("NIX_STATE_DIR", "/nix/var/nix"), "db"))
         if owner and os.geteuid() == 0:
             # Files of root's in it would keep its owner out.
             raise ChannelError(

@@ -153,7 +153,7 @@ def render(nix_bin: str, *, serve: bool, wrapper: t.Sequence[str] = (), own_sett
         text = text[:start] + text[end:]
     if own_settings:
         start, end = text.index("  # The account's own nix.conf"), text.index("  exec @WRAPPER@")
-        text = text[:start] + text[end:]
+        text = f"{text[:start]}  unset NIX_USER_CONF_FILES\n{text[end:]}"
     parts = {
         "HEADER": HEADER,
         "ALLOWED": ", ".join(allowed(serve)),

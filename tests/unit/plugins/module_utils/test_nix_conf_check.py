@@ -20,6 +20,9 @@ LISTS = ("trusted-users", "experimental-features", "substituters")
 class Nix:
     """Reads what is staged as Nix would: plain settings replace, extra- appends, numbers must be numbers."""
 
+    home = "/root"
+    user: t.Any = None
+
     def __init__(self, version: tuple[int, ...] = (2, 34, 8), said: str = "") -> None:
         self.version = version
         self.said = said
@@ -54,7 +57,8 @@ class Nix:
 @pytest.fixture
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., Verdict]:
     monkeypatch.setattr(nix_conf_check, "DEFAULT_MAIN", str(tmp_path / "nix.conf"))
-    monkeypatch.setattr(nix_conf_check, "ROOT_FILES", (f"{tmp_path}/root.conf", f"{tmp_path}/xdg.conf"))
+    monkeypatch.setattr(nix_conf_check, "USER_FILE", f"{tmp_path}/root.conf")
+    monkeypatch.setattr(nix_conf_check, "USERS_FILE", f"{tmp_path}/xdg.conf")
     runs = iter(range(100))
 
     def run(text: str, main: str = "!include ours.conf\n", nix: t.Any = None) -> Verdict:

@@ -38,6 +38,8 @@ class Module:
             "missing_ok": False,
             "reference_time": None,
             "nix_bin_dir": str(root),
+            "nix_user": None,
+            "nix_wrapper": [],
             **params,
         }
 
