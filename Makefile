@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Shortcuts; the work is done by scripts that can be called by themselves too.
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit lint sanity molecule bench security fleet-up fleet-down setup clean
+.PHONY: help demo test unit lint sanity molecule docs bench security fleet-up fleet-down setup clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ sanity: ## ansible-test sanity, with the oldest and the newest ansible-core
 
 molecule: ## Molecule scenarios on the test fleet (SCENARIO="name..." for some of them)
 	@extensions/molecule/run $(SCENARIO)
+
+docs: ## the documentation as a site, in .build/site
+	@tools/docs
 
 bench: ## measurements, as JSON
 	@tests/bench/run

@@ -15,7 +15,8 @@ description:
   - Gives one machine for each builder, out of the facts that the role P(nixfleet.builders.nix_builder#role) publishes.
   - A builder's fact is taken from its variable C(nix_builder_fact), which the role sets in the same run; else from its
     local fact C(nix_builder) (C(/etc/ansible/facts.d/nix_builder.fact)), where facts of it were gathered; else from
-    O(remembered).
+    O(remembered); else it is what the inventory P(nixfleet.builders.machines#inventory) has read
+    (C(nix_builder_machine)).
 options:
   _terms:
     description:
@@ -59,6 +60,8 @@ options:
     type: str
 seealso:
   - module: nixfleet.builders.machines_file
+  - plugin: nixfleet.builders.machines
+    plugin_type: inventory
 """
 
 EXAMPLES = r"""

@@ -113,7 +113,7 @@ def make_request(params: Params, nix: Nix, settings: Settings) -> dispatch.Reque
         builders_substitute=settings.get("builders-use-substitutes", False) if substitute is None else substitute,
         destination=params["copy_results"],
         # The locks are root's.
-        slots=slots.Slots(slots.directory(), nix.version) if os.geteuid() == 0 else None,
+        slots=slots.Slots(slots.directory(), nix.cli_version, nix.flavour == "lix") if os.geteuid() == 0 else None,
     )
 
 

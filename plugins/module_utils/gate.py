@@ -130,9 +130,18 @@ def allowed(serve: bool) -> list[str]:
     return [DAEMON, *([SERVE] if serve else []), LOAD]
 
 
-def render(nix_bin: str, *, serve: bool, wrapper: t.Sequence[str] = (), own_settings: bool = False) -> str:
+def render(
+    nix_bin: str,
+    *,
+    serve: bool,
+    wrapper: t.Sequence[str] = (),
+    daemon_bin: str | None = None,
+    own_settings: bool = False,
+) -> str:
     """The script. nix_bin: Nix's programs' directory. wrapper: words to put in front of Nix's command. own_settings:
     whether the nix.conf in the account's home counts.
+
+    daemon_bin: that of nix-daemon, where it is another one.
 
     With a wrapper, Nix may be where only the wrapper shows it, so the gate does not look for it then.
     """
@@ -145,7 +154,8 @@ def render(nix_bin: str, *, serve: bool, wrapper: t.Sequence[str] = (), own_sett
     cases = []
     for command in allowed(serve):
         program, *arguments = command.split()
-        action = "load" if command == LOAD else shlex.join(["run", f"{nix_bin}/{program}", *arguments])
+        directory = daemon_bin if daemon_bin and program == "nix-daemon" else nix_bin
+        action = "load" if command == LOAD else shlex.join(["run", f"{directory}/{program}", *arguments])
         cases.append(f"  {shlex.quote(command)}) {action} ;;")
     text = _TEXT
     if wrapper:

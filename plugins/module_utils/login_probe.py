@@ -128,7 +128,7 @@ class Findings(t.NamedTuple):
         return f"the login {self.target} is not as it has to be: {failed}"
 
 
-def account(host: str, port: int, user: str, ssh_key: str, public_host_key: str) -> Target:
+def account(host: str, port: int, user: str, ssh_key: str, public_host_key: str, jump: Target | None = None) -> Target:
     """The account to probe. Raises ValueError where the host key is no public key line, or the key no file."""
     if known_hosts.key_from_line(public_host_key, "") is None:
         raise ValueError(f"public_host_key is no public key line (TYPE BASE64): {public_host_key[:60]!r}")
@@ -145,6 +145,7 @@ def account(host: str, port: int, user: str, ssh_key: str, public_host_key: str)
         public_host_key=public_host_key,
         identity_files=(ssh_key,),
         agent_offers_all=False,
+        jump=jump,
     )
 
 

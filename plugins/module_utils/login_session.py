@@ -25,9 +25,9 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.channel import (
     ChannelClosed,
     ChannelTimeout,
 )
-from ansible_collections.nixfleet.builders.plugins.module_utils.ssh import paramiko_library
+from ansible_collections.nixfleet.builders.plugins.module_utils.ssh import Way, paramiko_library
 from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_config import Target
-from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_wire import SshError, Wire, open_tcp
+from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_wire import SshError
 
 if t.TYPE_CHECKING:
     import paramiko
@@ -98,7 +98,7 @@ class Login:
         self.server = ""
         self._log = _Log()
         self._transport: t.Any = None
-        self._wire: Wire | None = None
+        self._way: Way | None = None
         self._overdue = False
 
     # ------------------------------------------------------------------------------------------ connecting
@@ -110,8 +110,8 @@ class Login:
         if pinned is None:
             raise ValueError(f"public_host_key is no public key line: {self.target.public_host_key[:60]!r}")
         deadline = time.monotonic() + self.timeout
-        self._wire = Wire(open_tcp(self.target, deadline, self.timeout))
-        transport = self._transport = _transport_class(library)(self._wire)
+        self._way = Way(self.target, deadline, self.timeout)
+        transport = self._transport = _transport_class(library)(self._way.wire)
         transport.daemon = True
         # One for each login: there may be several at the same time.
         channel = f"{_LOG}.{id(self)}"
@@ -142,11 +142,13 @@ class Login:
 
     def close(self) -> None:
         """Ends it. Never raises."""
-        if self._wire is not None:
-            self._wire.close()
+        if self._way is not None:
+            self._way.wire.close()
         if self._transport is not None:
             with contextlib.suppress(Exception):
                 self._transport.close()
+        if self._way is not None:
+            self._way.close()
 
     @property
     def alive(self) -> bool:

@@ -38,6 +38,9 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.store_uri import
 #: The text of an included file, by its path; None where there is no such file. May raise OSError.
 Read = t.Callable[[str], t.Optional[str]]
 
+#: The table without which TOML has no machines (Lix's lix-rs/src/machines.rs). No line of Nix's format begins so.
+_TOML = re.compile(r"^[ \t]*\[[ \t]*['\"]?machines['\"]?[ \t]*[].]", re.MULTILINE)
+
 _TOKEN = re.compile(r"[^ \t\r\n]+")
 _UINT = re.compile(r"\+?0*([0-9]{1,10})")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
@@ -138,7 +141,19 @@ def _top(file: str | None, nix_version: Version, read: Read | None) -> _Place:
     return _Place(file, nix_version, read, () if file is None else (posixpath.normpath(file),))
 
 
+def _refuse_toml(text: str, place: _Place) -> None:
+    found = _TOML.search(text)
+    if found:
+        raise MachinesError(
+            "this is TOML, which Lix 2.95 and newer reads for machines, and no Nix does",
+            "write the machines in lines, which Lix reads as well, or have the whole file replaced (exclusive: true)",
+            file=place.file,
+            line=text.count("\n", 0, found.start()) + 1,
+        )
+
+
 def _parse(text: str, place: _Place) -> list[Machine]:
+    _refuse_toml(text, place)
     machines: list[Machine] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line:
@@ -322,6 +337,7 @@ def merge(
         check(machines, nix_version)
     wanted = {identity(machine.uri): machine for machine in machines}
     place = _top(file, nix_version, read)
+    _refuse_toml(text, place)
     done: set[str] = set()
     lines: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):

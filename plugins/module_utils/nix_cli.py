@@ -44,12 +44,17 @@ _ENTER = (
     "cd / && unset XDG_CONFIG_HOME XDG_CONFIG_DIRS XDG_CACHE_HOME XDG_DATA_HOME XDG_STATE_HOME && "
     'HOME=$1 USER=$2 LOGNAME=$2 && export HOME USER LOGNAME && shift 2 && exec "$@"'
 )
+#: Alpine's package has nix-daemon apart from the other programs.
+DAEMON_DIRS = {"/usr/bin": "/usr/sbin"}
 
 #: `nix show-config` became `nix config show` in 2.20 (src/nix/config.cc).
 CONFIG_SHOW_SINCE: Version = (2, 20)
 
 #: Lix has the float speed of 2.20 and the comments of before 2.28.2, in whatever version (its libstore/machines.cc).
 LIX_READS_AS: Version = (2, 20)
+
+#: Lix's command line is that of Nix 2.18, with what is told of 2.20 here; later options of Nix are not its own.
+LIX_SPEAKS_AS: Version = (2, 20)
 
 #: With it no program of Nix reads a file: one that is broken keeps even C(nix --version) from answering.
 NO_CONFIGURATION = {"NIX_CONF_DIR": "/nonexistent", "NIX_USER_CONF_FILES": "", "NIX_CONFIG": ""}
@@ -76,10 +81,19 @@ class RunCommand(t.Protocol):
     ) -> tuple[int, str, str]: ...
 
 
+def daemon_dir(bin_dir: str) -> str:
+    """The directory of nix-daemon, where the other programs are in C(bin_dir)."""
+    other = DAEMON_DIRS.get(bin_dir, bin_dir)
+    apart = not os.path.exists(os.path.join(bin_dir, "nix-daemon")) and os.path.exists(
+        os.path.join(other, "nix-daemon")
+    )
+    return other if apart else bin_dir
+
+
 def parse_identity(text: str) -> tuple[Version, str]:
     """(version, flavour) out of C(nix --version): C(nix (Nix) 2.8.0) or C(nix (Lix, like Nix) 2.91.0).
 
-    flavour is the first word in the brackets, lower case. Raises NixError.
+    flavour is the first word in the brackets, lower case. Nix Super's is C(nix), as all its rules are. Raises NixError.
     """
     found = re.search(r"\(([A-Za-z-]+)[^)]*\)\s+([0-9.]+)", text)
     if found:
@@ -183,6 +197,11 @@ class Nix:
         return self._identity()[1]
 
     @property
+    def cli_version(self) -> Version:
+        """The version of Nix whose command line and files in its state directory this one has."""
+        return LIX_SPEAKS_AS if self.flavour == "lix" else self.version
+
+    @property
     def machines_version(self) -> Version:
         """The version of Nix whose rules for machines files this one has."""
         return LIX_READS_AS if self.flavour == "lix" else self.version
@@ -196,7 +215,8 @@ class Nix:
         """The argument list of a Nix program; C(nix) gets its subcommands enabled, which Debian leaves off."""
         enable = program == "nix" and args[:1] != ("--version",)
         prefix = ["--extra-experimental-features", "nix-command"] if enable else []
-        argv = [*self.wrapper, os.path.join(self.bin_dir, program), *prefix, *args]
+        directory = daemon_dir(self.bin_dir) if program == "nix-daemon" and not self.wrapper else self.bin_dir
+        argv = [*self.wrapper, os.path.join(directory, program), *prefix, *args]
         return as_user(self.user, *argv) if self.user else argv
 
     def call(
@@ -214,6 +234,6 @@ class Nix:
 
     def settings(self, env: dict[str, str] | None = None) -> dict[str, t.Any]:
         """The settings in force, by name, as JSON values (list, int, bool, str), after all files and C(env)."""
-        words = ("config", "show") if self.version >= CONFIG_SHOW_SINCE else ("show-config",)
+        words = ("config", "show") if self.cli_version >= CONFIG_SHOW_SINCE else ("show-config",)
         shown = json.loads(self.run("nix", *words, "--json", env=env))
         return {name: entry["value"] for name, entry in shown.items()}

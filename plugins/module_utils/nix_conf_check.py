@@ -156,7 +156,7 @@ class Candidate:
         for start, copy in zip(starts, copies):
             self._stage(start, copy)
         env = {"NIX_CONF_DIR": directory, "NIX_USER_CONF_FILES": ":".join(reversed(copies[1:])), "NIX_CONFIG": ""}
-        words = ("config", "show") if self._nix.version >= CONFIG_SHOW_SINCE else ("show-config",)
+        words = ("config", "show") if self._nix.cli_version >= CONFIG_SHOW_SINCE else ("show-config",)
         rc, out, err = self._nix.call("nix", *words, "--json", env=env)
         if rc:
             raise NixError(self._said(err), rc, err)

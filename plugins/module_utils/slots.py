@@ -5,6 +5,7 @@
 
 A slot is held by flock on a file of its machine; the kernel lets go of it when its holder dies. The files, their names
 and the order of locking are those of build-remote.cc and pathlocks.cc in Nix 2.8 to 2.34. Files are never deleted.
+Lix names the same files another way, in all versions from 2.90 to 2.95 (its build-remote.cc, makeLockFilename).
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ _WORDS_SINCE: Version = (2, 32)
 _ENCODED_PATHS_SINCE: Version = (2, 34)
 #: The longest wait between two looks at a lock.
 _LOOK_EVERY = 0.05
+
+#: Nix's digits, without those of its curses (libutil/hash.cc).
+_BASE32 = "0123456789abcdfghijklmnpqrsvwxyz"
+#: Of a machine's URI, so many bytes are in the names of Lix's locks, and so many digits of its hash.
+_LIX_URI_BYTES = 48
+_LIX_HASH_DIGITS = 16
 
 _SLOT_FILE = re.compile(r"(.+)-(0|[1-9][0-9]{0,9})", re.DOTALL)
 
@@ -104,19 +111,37 @@ def _quoted(text: str) -> str:
     return quote(text, safe=":@/?", errors="surrogateescape")
 
 
-def slot_name(uri: str, slot: int, nix_version: Version = OLDEST) -> str:
+def slot_name(uri: str, slot: int, nix_version: Version = OLDEST, lix: bool = False) -> str:
     """The file's name of a machine's slot, from 0."""
-    return f"{_escaped(rendered(uri, nix_version))}-{slot}"
+    return f"{_machine_name(uri, nix_version, lix)}-{slot}"
 
 
-def upload_name(uri: str, nix_version: Version = OLDEST) -> str:
+def upload_name(uri: str, nix_version: Version = OLDEST, lix: bool = False) -> str:
     """The file's name of a machine's upload lock; of a long URI only its MD5 is in it, as in Nix since 2.24."""
-    text = rendered(uri, nix_version)
-    name = _escaped(text) + ".upload-lock"
+    name = _machine_name(uri, nix_version, lix) + ".upload-lock"
     if len(os.fsencode(name)) <= 255:
         return name
+    text = rendered(uri, nix_version)
     digest = hashlib.md5(text.encode("utf-8", "surrogateescape"), usedforsecurity=False).digest()
     return _escaped(base64.b64encode(digest).decode()) + ".upload-lock"
+
+
+def _machine_name(uri: str, nix_version: Version, lix: bool) -> str:
+    """What the names of a machine's locks begin with."""
+    if not lix:
+        return _escaped(rendered(uri, nix_version))
+    # A URI without a scheme is one of ssh to Lix before it names the file (machines.cc).
+    words = ("auto", "daemon", "local")
+    plain = "/" not in uri and uri not in words and not uri.startswith(("?", *(f"{word}?" for word in words)))
+    text = os.fsencode(f"ssh://{uri}" if plain else uri)
+    start = os.fsdecode(text.replace(b"/", b"_")[:_LIX_URI_BYTES])
+    return f"{start}-{_base32(hashlib.sha256(text).digest())[:_LIX_HASH_DIGITS]}"
+
+
+def _base32(digest: bytes) -> str:
+    """A hash as Nix writes it: from its end, five bits at a time (libutil/hash.cc, printHash32)."""
+    number = int.from_bytes(digest, "little")
+    return "".join(_BASE32[number >> 5 * place & 31] for place in reversed(range((len(digest) * 8 + 4) // 5)))
 
 
 def _escaped(uri: str) -> str:
@@ -153,12 +178,13 @@ class Lock:
 class Slots:
     """The locks in one directory, for the machines of one client. Threads may share it.
 
-    nix_version: of the Nix there, as it names the files.
+    nix_version, lix: of the Nix there, as it names the files.
     """
 
-    def __init__(self, path: str, nix_version: Version = OLDEST) -> None:
+    def __init__(self, path: str, nix_version: Version = OLDEST, lix: bool = False) -> None:
         self.path = path
         self.nix_version = nix_version
+        self.lix = lix
         #: The slot files that are locked through these Slots.
         self._own: set[str] = set()
 
@@ -183,7 +209,7 @@ class Slots:
 
     def upload(self, uri: str, timeout: float = UPLOAD_LOCK_TIMEOUT) -> Lock | None:
         """The lock under which one at a time uploads to a machine; None: others held it for C(timeout) seconds."""
-        return self._wait(upload_name(uri, self.nix_version), timeout)
+        return self._wait(upload_name(uri, self.nix_version, self.lix), timeout)
 
     def _wait(self, name: str, timeout: float) -> Lock | None:
         # Not with a blocking flock: it could not be given up without a signal, which a thread cannot use.
@@ -227,7 +253,7 @@ class Choice:
     def take(self, uri: str, max_jobs: int) -> Lock | None:
         """The machine's first free slot, to be released when the build is over; None: all are in use."""
         slots = self._slots
-        machine = _escaped(rendered(uri, slots.nix_version))
+        machine = _machine_name(uri, slots.nix_version, slots.lix)
         for number in range(max_jobs):
             path, fd = slots._open(f"{machine}-{number}")
             if _locked(fd):
@@ -240,7 +266,7 @@ class Choice:
     def others(self, uri: str, max_jobs: int) -> int:
         """How many of the machine's slots are held, but not by these Slots: by Nix's hook, or by another dispatch."""
         slots = self._slots
-        machine = _escaped(rendered(uri, slots.nix_version))
+        machine = _machine_name(uri, slots.nix_version, slots.lix)
         held = 0
         for number in self._numbers.get(machine, ()):
             if number < max_jobs and os.path.join(slots.path, f"{machine}-{number}") not in slots._own:

@@ -51,6 +51,7 @@ __all__ = [
     "SshError",
     "SshHost",
     "SshTimeout",
+    "Way",
     "load_early",
     "paramiko_library",
 ]
@@ -505,7 +506,7 @@ class _Connection:
     def _connect(self) -> None:
         library = paramiko_library()
         known = self._known_keys()
-        wire = self._wire = self._open_wire()
+        wire = self.open_wire()
         if self._closed:
             raise SshError(self.target, self._closed)
         transport = self._transport = library.Transport(t.cast(t.Any, wire))
@@ -554,7 +555,12 @@ class _Connection:
                 break
         return known
 
-    def _open_wire(self) -> Wire:
+    def open_wire(self) -> Wire:
+        """What the connection runs on, not spoken to yet."""
+        self._wire = self._make_wire()
+        return self._wire
+
+    def _make_wire(self) -> Wire:
         target = self.target
         if target.jump is not None:
             self._hop = _Connection(target.jump, self._deadline, self._timeout)
@@ -659,6 +665,28 @@ class _Connection:
 
     def _too_late(self, what: str) -> SshTimeout:
         return SshTimeout(self.target, f"{what} within {self._timeout:g} s")
+
+
+class Way:
+    """What leads to a host's sshd, for who speaks to it himself: TCP, through the jump hosts and proxies on the way.
+
+    Opened by the constructor. deadline: of time.monotonic(). timeout: the seconds that were given, for errors. Raises
+    SshError, SshTimeout.
+    """
+
+    def __init__(self, target: Target, deadline: float, timeout: float) -> None:
+        self._connection = _Connection(target, deadline, timeout)
+        try:
+            self.wire = self._connection.open_wire()
+        except BaseException as error:
+            self._connection.close("it was not made")
+            if isinstance(error, _Dropped):
+                raise SshError(target, f"the jump host {target.jump} drops the connection ({error})") from None
+            raise
+
+    def close(self) -> None:
+        """Ends all of it."""
+        self._connection.close("closed by us")
 
 
 def _ask_for_life(library: t.Any, transport: paramiko.Transport, wire: Wire) -> None:

@@ -118,6 +118,17 @@ def target_of(machine: Machine, run: SshRunner | None = None) -> Target:
     return replace(target, public_host_key=host_key)
 
 
+def jump_of(text: str, run: SshRunner | None = None) -> Target:
+    """The last of the jump hosts of a text like ProxyJump's, C([user@]host[:port],…), with those before it.
+
+    Reads ssh_config by running ssh. Raises SshConfigError.
+    """
+    jump = _jump(text, text, [], run or _run_ssh, 0)
+    if jump is None:
+        raise SshConfigError(text, "it names no jump host; write [user@]host[:port]")
+    return jump
+
+
 def remote_command(machine: Machine) -> str:
     """What to run on a machine for the worker protocol: its remote-program and remote-store, as Nix does.
 
@@ -229,9 +240,14 @@ def _resolve(host: str, options: t.Sequence[str], run: SshRunner, depth: int) ->
         raise SshConfigError(host, f"{shown(host)} is no host name")
     settings = parse_settings(run([*options, "-G", host]))
     target = target_from_settings(host, settings)
-    jumps = [word for word in settings.get("proxyjump", [""])[0].split(",") if word and word != "none"]
+    return replace(target, jump=_jump(host, settings.get("proxyjump", [""])[0], options, run, depth + 1))
+
+
+def _jump(host: str, text: str, options: t.Sequence[str], run: SshRunner, depth: int) -> Target | None:
+    """The last jump host of a ProxyJump, with those before it; None for none. host, options: of whom it leads to."""
+    jumps = [word for word in text.split(",") if word and word != "none"]
     if not jumps:
-        return target
+        return None
     match = _JUMP.fullmatch(jumps[-1])
     if not match:
         raise SshConfigError(host, f"ProxyJump {shown(jumps[-1])} cannot be read; write [user@]host[:port]")
@@ -240,7 +256,7 @@ def _resolve(host: str, options: t.Sequence[str], run: SshRunner, depth: int) ->
     hop_options = _config_file(options)
     for option, value in (("-J", ",".join(jumps[:-1])), ("-l", user), ("-p", port)):
         hop_options += [option, value] if value else []
-    return replace(target, jump=_resolve(bracketed or plain, hop_options, run, depth + 1))
+    return _resolve(bracketed or plain, hop_options, run, depth)
 
 
 def _config_file(options: t.Sequence[str]) -> list[str]:

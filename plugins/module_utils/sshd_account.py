@@ -19,6 +19,9 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_config impo
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
+#: Where openSUSE has the configuration that counts while there is none in /etc; not for others to write.
+VENDOR_CONFIGS = {"/etc/ssh/sshd_config": "/usr/etc/ssh/sshd_config"}
+
 #: sshd refuses to read any configuration without it; its unit makes it at start (RuntimeDirectory=sshd).
 PRIVSEP_DIR = "/run/sshd"
 
@@ -44,7 +47,9 @@ class SshdAccount:
         self.module = module
         self.user = user
         self.path = path
-        self.config = config
+        vendor = VENDOR_CONFIGS.get(config)
+        self.config = vendor if vendor and not os.path.exists(config) and os.path.exists(vendor) else config
+        self.written = self.config == config
         binary = sshd or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin:/sbin")
         if not binary or not os.path.exists(binary):
             raise SshdConfigError(
@@ -52,18 +57,20 @@ class SshdAccount:
                 "install the ssh server first, or name its program in the option sshd"
             )
         self.sshd = binary
-        main = files.read_text(config)
+        main = files.read_text(self.config)
         if main is None:
             raise SshdConfigError(f"there is no {config}; name sshd's configuration in the option config")
         self.main = main
         #: The drop-in's other place, out of reach of an Include under a Match, where sshd accepts no global setting.
         self.aside = os.path.join(os.path.dirname(config), os.path.basename(path))
-        if any(found.conditional for found in sshd_config.find_includes(main, config, path)):
+        if any(found.conditional for found in sshd_config.find_includes(main, self.config, path)):
             self.path, self.aside = self.aside, path
 
     def effective(self, user: str, config: str | None = None) -> dict[str, str]:
         """What sshd would have in force for a login of C(user) from this host itself."""
-        os.makedirs(PRIVSEP_DIR, mode=0o755, exist_ok=True)
+        # macOS has neither this directory nor its parent.
+        if os.path.isdir(os.path.dirname(PRIVSEP_DIR)):
+            os.makedirs(PRIVSEP_DIR, mode=0o755, exist_ok=True)
         spec = f"user={user},host=localhost,addr=127.0.0.1"
         rc, out, err = self.module.run_command([self.sshd, "-T", "-f", config or self.config, "-C", spec])
         if rc:
@@ -95,6 +102,11 @@ class SshdAccount:
         """The main file as it must be for the drop-in to count: unchanged, or with one line more at its beginning."""
         if any(not found.conditional for found in sshd_config.find_includes(self.main, self.config, self.path)):
             return self._main_without(self.aside)
+        if include == "mend" and not self.written:
+            raise SshdConfigError(
+                f"{self.config} does not include {self.path}, and belongs to the distribution; copy it to /etc/ssh, "
+                "where the Include line can be added"
+            )
         if include == "mend":
             return f"{_include_line(self.path)}\n{self.main}"
         for found in sshd_config.find_includes(self.main, self.config, self.aside):

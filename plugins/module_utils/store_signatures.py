@@ -108,7 +108,7 @@ class StoreSignatures:
         self._public = public
 
     def _path_info(self, *args: str) -> tuple[list[PathInfo], list[str]]:
-        words = ["--json-format", "1"] if self._nix.version >= JSON_FORMAT_SINCE else []
+        words = ["--json-format", "1"] if self._nix.cli_version >= JSON_FORMAT_SINCE else []
         return parse_path_info(self._nix.run("nix", "--offline", "path-info", "--json", *words, *args))
 
     def all(self) -> list[PathInfo]:

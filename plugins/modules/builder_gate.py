@@ -95,7 +95,13 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nixfleet.builders.plugins.module_utils import files, gate
-from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import BIN_DIRS, Nix, NixError, NixNotFound
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import (
+    BIN_DIRS,
+    Nix,
+    NixError,
+    NixNotFound,
+    daemon_dir,
+)
 
 #: What no gate lets through.
 PROBE = "nixfleet-self-test"
@@ -160,7 +166,11 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     else:
         nix_bin_dir = find_nix(module)
         text = gate.render(
-            nix_bin_dir, serve=params["serve"], wrapper=params["wrapper"], own_settings=params["own_settings"]
+            nix_bin_dir,
+            serve=params["serve"],
+            wrapper=params["wrapper"],
+            daemon_bin=daemon_dir(nix_bin_dir),
+            own_settings=params["own_settings"],
         )
         if text != target.before and not module.check_mode:
             make_directory(os.path.dirname(path))

@@ -46,7 +46,7 @@ options:
   systems:
     description:
       - The systems for which the host builds.
-      - Nix's C(system) and C(extra-platforms) when it is not set.
+      - When it is not set, Nix's C(system), and of its C(extra-platforms) those that run, see RV(unrunnable_reasons).
     type: list
     elements: str
   max_jobs:
@@ -145,6 +145,19 @@ systems:
   type: list
   elements: str
   sample: [x86_64-linux, i686-linux]
+unrunnable_reasons:
+  description:
+    - Those of RV(systems) whose programs do not run here, and why. Each is asked by running one of its programs. Where
+      a handler in C(/proc/sys/fs/binfmt_misc) runs it, its interpreter must also be found in Nix's sandbox.
+    - What cannot be asked is taken to run, such as systems that are not Linux.
+  returned: always
+  type: dict
+  sample: {aarch64-linux: neither the processor nor a handler in binfmt_misc runs its programs}
+emulated_systems:
+  description: Those of RV(systems) whose programs a handler in C(/proc/sys/fs/binfmt_misc) runs, and its interpreter.
+  returned: always
+  type: dict
+  sample: {riscv64-linux: /usr/libexec/qemu-binfmt/riscv64-binfmt-P}
 system_features:
   description: The features for which Nix is configured, sorted.
   returned: always
@@ -296,7 +309,7 @@ import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.nixfleet.builders.plugins.module_utils import account_state, builder_facts
+from ansible_collections.nixfleet.builders.plugins.module_utils import account_state, builder_facts, foreign
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import (
     Nix,
     NixError,
@@ -448,6 +461,11 @@ def read_nix(nix: Nix, probes: dict[str, str], cpus: int, memory_mb: int) -> dic
     return {
         "nix_version": ".".join(str(part) for part in nix.version),
         "systems": builder_facts.systems(settings),
+        "unrunnable_reasons": foreign.unrunnable(
+            settings.get("extra-platforms", []),
+            settings.get("sandbox") not in (False, "false"),
+            settings.get("sandbox-paths", []),
+        ),
         "features": found,
         "max_jobs": max_jobs,
         "max_jobs_reason": reason,
@@ -464,6 +482,7 @@ def without_nix(probes: dict[str, str], cpus: int, memory_mb: int, kernel: str, 
     return {
         "nix_version": None,
         "systems": builder_facts.hardware_systems(kernel, processor),
+        "unrunnable_reasons": {},
         "features": builder_facts.hardware_features(probes),
         "max_jobs": max_jobs,
         "max_jobs_reason": reason,
@@ -496,6 +515,7 @@ def inspect(module: AnsibleModule) -> dict[str, t.Any]:
             raise
         offer = without_nix(probes, cpus, memory_mb, kernel, processor)
     found: builder_facts.Features = offer.pop("features")
+    emulated = foreign.emulated(offer["systems"])
     host_keys, sshd_ports = read_sshd(module)
     free, total = read_space(offer["store_dir"])
     account = read_account(module, options["user"], offer["trusted_users"])
@@ -505,6 +525,7 @@ def inspect(module: AnsibleModule) -> dict[str, t.Any]:
         "installation": installation,
         "owner": owner,
         **offer,
+        "emulated_systems": {system: handler.interpreter for system, handler in emulated.items()},
         "system_features": found.configured,
         "backed_features": found.backed,
         "unbacked_features": sorted(found.unbacked),
@@ -519,7 +540,7 @@ def inspect(module: AnsibleModule) -> dict[str, t.Any]:
         "clock_offset": None if reference is None else round(now - reference, 3),
         "machine": builder_facts.machine(
             options,
-            systems=offer["systems"],
+            systems=[system for system in offer["systems"] if system not in offer["unrunnable_reasons"]],
             max_jobs=offer["max_jobs"],
             features=found.backed,
             host_keys=host_keys,

@@ -24,7 +24,7 @@ description:
     there are no penalties and no wait.
 options:
   host:
-    description: The builder's name or address. SSH's configuration is not read.
+    description: The builder's name or address. SSH's configuration is not read for it.
     type: str
     required: true
   port:
@@ -95,6 +95,11 @@ options:
       - tunnel
       - environment
       - other_user
+  proxy_jump:
+    description:
+      - The jump hosts on the way, as in C(ProxyJump) of SSH's configuration, which is read for them.
+      - Their accounts are only passed through. Penalties then count against the last of them.
+    type: str
   connect_timeout:
     description: How many seconds a connection, and each answer on it, may take.
     type: int
@@ -124,6 +129,14 @@ EXAMPLES = r"""
     user: nixremote
     ssh_key: /root/.ssh/nixremote
     public_host_key: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPK7XD52mnzLl1o8Yj7DgPKUQ4NVNM/hyQZRXEVS8BZP
+  become: true
+
+- name: Prove it of a builder behind a jump host
+  nixfleet.builders.login_probe:
+    host: 192.0.2.7
+    ssh_key: /root/.ssh/nixremote
+    public_host_key: "{{ hostvars.b1.nix_builder_fact.machine.public_host_key }}"
+    proxy_jump: nixfleet-jump-bastion
   become: true
 
 - name: Look at two things only, and go on
@@ -184,6 +197,7 @@ seconds:
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.nixfleet.builders.plugins.module_utils import login_probe
 from ansible_collections.nixfleet.builders.plugins.module_utils.ssh import ParamikoMissing
+from ansible_collections.nixfleet.builders.plugins.module_utils.ssh_config import SshConfigError, jump_of
 
 
 def main() -> None:
@@ -201,6 +215,7 @@ def main() -> None:
                 "choices": list(login_probe.CHECKS),
                 "default": list(login_probe.CHECKS),
             },
+            "proxy_jump": {"type": "str"},
             "connect_timeout": {"type": "int", "default": 10},
             "fail": {"type": "bool", "default": True},
         },
@@ -212,12 +227,17 @@ def main() -> None:
             module.fail_json(msg=f"{option} is {params[option]}, it has to be from {least} to {most}")
     try:
         account = login_probe.account(
-            params["host"], params["port"], params["user"], params["ssh_key"], params["public_host_key"]
+            params["host"],
+            params["port"],
+            params["user"],
+            params["ssh_key"],
+            params["public_host_key"],
+            jump_of(params["proxy_jump"]) if params["proxy_jump"] else None,
         )
         found = login_probe.probe(account, params["checks"], params["connect_timeout"])
     except ParamikoMissing as error:
         module.fail_json(msg=missing_required_lib("paramiko", reason="to log in as asked"), exception=error.reason)
-    except ValueError as error:
+    except (SshConfigError, ValueError) as error:
         module.fail_json(msg=str(error))
     result = found.as_dict()
     if params["fail"] and not found.passed:

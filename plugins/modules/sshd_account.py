@@ -67,7 +67,10 @@ options:
     choices: [mend, report]
     default: mend
   config:
-    description: sshd's main configuration.
+    description:
+      - sshd's main configuration.
+      - Where V(/etc/ssh/sshd_config) does not exist and C(/usr/etc/ssh/sshd_config) does, as on openSUSE, that one is
+        read, and never written.
     type: path
     default: /etc/ssh/sshd_config
   sshd:

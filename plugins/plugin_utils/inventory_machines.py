@@ -71,7 +71,10 @@ def _fact(name: str, hostvars: t.Mapping[str, t.Any], remembered: t.Mapping[str,
     gathered = known.get("ansible_facts") or {}
     # ansible-core 2.19 to 2.21 keep the prefix of this one fact (vars/clean.py, namespace_facts).
     local = gathered.get("ansible_local") or gathered.get("local") or {}
-    return known.get("nix_builder_fact") or local.get("nix_builder") or remembered.get(name)
+    fact = known.get("nix_builder_fact") or local.get("nix_builder") or remembered.get(name)
+    if fact or not known.get("nix_builder_machine"):
+        return fact
+    return {"machine": known["nix_builder_machine"]}  # from the inventory nixfleet.builders.machines
 
 
 def _machine(name: str, fact: t.Any) -> Machine:

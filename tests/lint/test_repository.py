@@ -96,7 +96,7 @@ def test_files_on_hosts_begin_with_the_same_words() -> None:
     """Those that a module writes, and the roles' templates."""
     paths = [path for path in tracked() if path.relative_to(ROOT).parts[0] in ("plugins", "roles")]
     text = "".join(path.read_text() for path in paths)
-    assert len(set(re.findall(r"Written by the Ansible collection[^\n\"]*", text))) == 1
+    assert len(set(re.findall(r"Written by the Ansible collection[^\n\"\\]*", text))) == 1
 
 
 def test_links_in_pages_lead_somewhere() -> None:

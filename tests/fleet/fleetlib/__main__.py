@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("stop", "shut down; the disk stays"),
         ("start", "boot a stopped or killed host"),
         ("reset", "a fresh disk and new host keys, then boot"),
+        ("binfmt", "let a running host register interpreters for programs of other processors"),
     ):
         command = commands.add_parser(name, parents=[fleet], help=text)
         command.add_argument("hosts", nargs="+", metavar="HOST")
@@ -155,6 +156,8 @@ def main(arguments: Sequence[str]) -> int:
         chosen = [hosts.find(fleet, name) for name in dict.fromkeys(options.hosts)]
         if options.command in ("start", "reset"):
             _restart(fleet, chosen, options.command == "reset")
+        elif options.command == "binfmt":
+            _each(chosen, hosts.show_handlers)
         elif options.command in ("cut", "reconnect"):
             _each(chosen, lambda host: hosts.set_cut(host, options.command == "cut"))
         else:

@@ -301,6 +301,54 @@ def set_cut(host: Host, cut: bool) -> None:
         network.set_cut(host, cut)
 
 
+# --- programs of other processors -------------------------------------------------------------------------------------
+
+# The kernel has one list of handlers for all hosts and the machine itself (before Linux 6.7, and later without user
+# namespaces). A host's own systemd would empty it whenever it starts or stops that service, so it must not.
+SHOW_HANDLERS = """
+ln -sfn /dev/null /etc/systemd/system/systemd-binfmt.service
+mountpoint -q "$1" || mount -t binfmt_misc binfmt_misc "$1"
+"""
+HANDLERS = "/proc/sys/fs/binfmt_misc"
+# What is taken away again: the names that the collection gives its handlers.
+HANDLER_PREFIX = "nixfleet-"
+
+
+def _handlers(remove_but: Sequence[str] | None = None) -> list[str]:
+    """The names of the handlers; with remove_but, remove what has the collection's prefix and is not among these."""
+    script = 'mount -t binfmt_misc binfmt_misc /mnt && cd /mnt && ls && for name; do echo -1 >"$name"; done'
+    mounted = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script, "sh"]
+    names = [name for name in run(mounted).stdout.split() if name not in ("register", "status")]
+    surplus = [] if remove_but is None else [name for name in names if name not in remove_but]
+    surplus = [name for name in surplus if name.startswith(HANDLER_PREFIX)]
+    if surplus:
+        run([*mounted, *surplus])
+    return names
+
+
+def show_handlers(host: Host) -> None:
+    """Let a running host register interpreters for programs of other processors. They go with the last such host."""
+    with host_lock(host.fleet, host.name):
+        with state_lock():
+            # The first note counts, as a later one would hold what hosts have registered.
+            if not (STATE / "handlers.json").exists():
+                note = {"boot_id": BOOT_ID.read_text().strip(), "names": _handlers()}
+                write(STATE / "handlers.json", json.dumps(note) + "\n")
+        (directory(host.fleet, host.name) / "handlers").touch()
+        run(command(host, ["sh", "-ec", SHOW_HANDLERS, "sh", HANDLERS]))
+
+
+def _forget_handlers() -> None:
+    """Remove the handlers that hosts have registered, once none of them is left. Call with the state lock held."""
+    path = STATE / "handlers.json"
+    if path.exists() and not any(FLEETS.glob("*/hosts/*/handlers")):
+        note = json.loads(path.read_text())
+        # After a boot of the machine there are none of theirs.
+        if note["boot_id"] == BOOT_ID.read_text().strip():
+            _handlers(remove_but=note["names"])
+        path.unlink()
+
+
 def remove(fleet: str, name: str) -> None:
     """Kill a host and delete all of it. No host of that name is no error."""
     with host_lock(fleet, name):
@@ -332,6 +380,7 @@ def sweep() -> None:
                 remove_tree(path)
         if not load():
             network.drop_bridge(STATE)
+        _forget_handlers()
 
 
 def command(host: Host, argv: Sequence[str]) -> list[str]:

@@ -44,6 +44,9 @@ rec {
   # Two builders may take them, two at a time each.
   slow = numbered 4 (number: step "slow${number}" [ ] [ ] "sleep 6");
 
+  # As those, and long enough for somebody to see that they run and to do something to one of the builders.
+  long = numbered 4 (number: step "long${number}" [ ] [ ] "sleep 20");
+
   # While it runs, nothing but the dispatcher needs what is done already. One builder may take it, so it is asked first what it has.
   chain = builtins.foldl' (
     before: number: step "chain${toString number}" [ "big-parallel" ] [ before ] "sleep 3"

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -54,6 +55,35 @@ def test_connects_and_names_key_and_server(target: Target) -> None:
     assert not login.logged_in
     login.close()
     assert not login.alive
+
+
+def test_goes_the_way_that_ssh_config_says(played: PlayedLogin, target: Target) -> None:
+    relay = f"""{sys.executable} -c 'import socket, sys, threading, os
+s = socket.create_connection(("127.0.0.1", {target.port}))
+def up():
+    while data := os.read(0, 65536):
+        s.sendall(data)
+threading.Thread(target=up, daemon=True).start()
+while data := s.recv(65536):
+    os.write(1, data)'"""
+    login = Login(replace(target, address="no.such", port=1, proxy_command=relay), 10)
+    assert login.connect().startswith("ecdsa-sha2-nistp256 SHA256:")
+    login.close()
+    assert not login.alive
+
+
+def test_a_jump_host_that_is_not_there(target: Target) -> None:
+    jump = Target(name="h1", address="127.0.0.1", port=1, user="me")
+    with pytest.raises(SshError, match="no connection") as caught:
+        Login(replace(target, jump=jump), 5).connect()
+    assert not isinstance(caught.value, Dropped)
+
+
+def test_a_jump_host_that_drops(played: PlayedLogin, target: Target) -> None:
+    played.drops = 1
+    jump = replace(target, name="h1")
+    with pytest.raises(SshError, match=r"the jump host me@h1 .*drops the connection"):
+        Login(replace(target, jump=jump), 5).connect()
 
 
 def test_another_host_key(target: Target) -> None:

@@ -18,6 +18,7 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.machines import 
     parse,
     render_file,
 )
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import LIX_READS_AS
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_version import OLDEST
 from ansible_collections.nixfleet.builders.plugins.module_utils.store_uri import identity
 from ansible_collections.nixfleet.builders.tests.support.machine_samples import (
@@ -393,3 +394,32 @@ def test_ten_thousand_machines_in_a_second() -> None:
     text = render_file(machines, OLD, OWN_NAMES)
     assert parse(text, "/etc/nix/machines", OLD) == machines
     assert time.process_time() - began < 1
+
+
+TOML = """
+version = 1
+[machines.andesite]
+uri = "ssh-ng://nix@andesite"
+jobs = 3
+"""
+
+
+@pytest.mark.parametrize(
+    "text", [TOML, "[machines]\n", "# a remark\n  [ machines . a ]\nuri = 'ssh://a'\n", '["machines".a]']
+)
+def test_toml_of_lix_is_named(text: str) -> None:
+    with pytest.raises(MachinesError, match="this is TOML, which Lix 2.95"):
+        parse(text, "/etc/nix/machines", LIX_READS_AS)
+    with pytest.raises(MachinesError, match="exclusive: true"):
+        merge(text, [Machine("ssh-ng://b1")], nix_version=LIX_READS_AS)
+
+
+def test_lines_that_only_look_like_it() -> None:
+    text = "ssh-ng://u@machines x86_64-linux # [machines.a]\n"
+    assert [machine.uri for machine in parse(text)] == ["ssh-ng://u@machines"]
+
+
+def test_lix_reads_lines_as_nix_did_before_2_28() -> None:
+    """Its trim(line) has no effect and a ; ends a comment (Lix 2.90 to 2.95, machines.cc); speeds may be fractions."""
+    found = parse("ssh://a - - 2 1.5 # x; ssh://b\n", None, LIX_READS_AS)
+    assert [(machine.uri, machine.speed_factor) for machine in found] == [("ssh://a", 1.5), ("ssh://b", 1.0)]

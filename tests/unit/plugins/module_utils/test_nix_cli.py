@@ -51,6 +51,11 @@ def make_nix(tmp_path: Path, calls: list[list[str]]) -> MakeNix:
         ("nix (Nix) 2.8.0\n", (2, 8, 0), "nix"),
         ("nix (Nix) 2.31pre20250806_abc\n", (2, 31), "nix"),
         ("nix (Lix, like Nix) 2.91.0\nSystem type: x86_64-linux\n", (2, 91, 0), "lix"),
+        ("nix (Lix, like Nix) 2.92.0-dev-pre20250117-0d14c2b\nSystem type: x86_64-linux\n", (2, 92, 0), "lix"),
+        ("nix (Lix, like Nix) 2.90-beta.0\n", (2, 90), "lix"),
+        ("nix (Lix, like Nix) 2.90.0-lixpre20240520-992c63f\n", (2, 90, 0), "lix"),
+        ("nix (Nix Super) 2.35.0\n", (2, 35, 0), "nix"),
+        ("nix (Nix Super) 2.35.0pre20260513_b327961\n", (2, 35, 0), "nix"),
         ("nix (Determinate Nix 3.6.1) 2.29.0\n", (2, 29, 0), "determinate"),
     ],
 )
@@ -73,6 +78,33 @@ def test_the_version_is_asked_once(make_nix: MakeNix, calls: list[list[str]]) ->
 def test_lix_reads_machines_files_as_an_older_nix(make_nix: MakeNix) -> None:
     assert make_nix().machines_version == (2, 26, 3)
     assert make_nix("nix (Lix, like Nix) 2.93.0").machines_version == (2, 20)
+
+
+def test_lix_has_the_command_line_of_an_older_nix(make_nix: MakeNix, calls: list[list[str]]) -> None:
+    lix = make_nix("nix (Lix, like Nix) 2.94.1\n")
+    assert (lix.version, lix.cli_version) == ((2, 94, 1), (2, 20))
+    lix.settings()
+    assert calls[-1][-3:] == ["config", "show", "--json"]
+    assert make_nix().cli_version == (2, 26, 3)
+
+
+@pytest.mark.parametrize(
+    ("there", "directory"),
+    [
+        (["usr/bin/nix-daemon"], "usr/bin"),
+        (["usr/sbin/nix-daemon"], "usr/sbin"),  # Alpine
+        (["usr/bin/nix-daemon", "usr/sbin/nix-daemon"], "usr/bin"),
+        ([], "usr/bin"),
+    ],
+)
+def test_where_the_daemon_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: list[str], directory: str) -> None:
+    for name in ("usr/bin/nix-store", *there):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(nix_cli, "DAEMON_DIRS", {f"{tmp_path}/usr/bin": f"{tmp_path}/usr/sbin"})
+    nix = Nix(lambda args, **_options: (0, "", ""), f"{tmp_path}/usr/bin")
+    assert nix.argv("nix-daemon", "--stdio") == [f"{tmp_path}/{directory}/nix-daemon", "--stdio"]
+    assert nix.argv("nix-store") == [f"{tmp_path}/usr/bin/nix-store"]
 
 
 def test_no_nix(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Nix:
     user: t.Any = None
 
     def __init__(self, version: tuple[int, ...] = (2, 34, 8), said: str = "") -> None:
-        self.version = version
+        self.version = self.cli_version = version
         self.said = said
         self.asked: list[str] = []
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import signal
 import stat
@@ -89,6 +90,31 @@ def test_the_upload_lock_of_a_long_uri_is_named_by_its_hash() -> None:
     assert len(upload_name(longest)) == 255 and upload_name(longest).startswith("ssh-ng:__aaa")
     # printf %s "$uri" | openssl md5 -binary | base64 | tr / _
     assert upload_name("ssh-ng://" + "a" * 300) == "Z4NP_H+fKnxcRCpuBW8utw==.upload-lock"
+
+
+@pytest.mark.parametrize("uri", ["ssh-ng://nixremote@builder1", "ssh-ng://u@" + "a" * 300, "nix@itchy.labs.cs.uu.nl"])
+def test_names_of_lix(uri: str) -> None:
+    text = uri if "://" in uri else f"ssh://{uri}"
+    done = subprocess.run(
+        ["nix-hash", "--type", "sha256", "--to-base32", hashlib.sha256(text.encode()).hexdigest()],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    start = f"{text.replace('/', '_')[:48]}-{done.stdout[:16]}"
+    assert slot_name(uri, 3, (2, 20), lix=True) == f"{start}-3"
+    assert upload_name(uri, (2, 20), lix=True) == f"{start}.upload-lock"
+
+
+def test_slots_of_lix(tmp_path: Path) -> None:
+    slots = Slots(str(tmp_path), (2, 20), lix=True)
+    with slots.choosing() as choice:
+        lock = choice.take("ssh-ng://u@b1", 2)
+    assert lock is not None
+    assert slot_name("ssh-ng://u@b1", 0, lix=True) in os.listdir(tmp_path)
+    with Slots(str(tmp_path), (2, 20), lix=True).choosing() as choice:
+        assert choice.others("ssh-ng://u@b1", 2) == 1
+    lock.release()
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,21 @@ def test_jump_hosts_each_with_its_own_configuration(monkeypatch: pytest.MonkeyPa
     ]
 
 
+def test_a_way_alone() -> None:
+    ssh = FakeSsh()
+    jump = ssh_config.jump_of("h1,u@h2:2222", ssh)
+    assert (jump.name, jump.jump) == ("h2", None)
+    assert ssh.calls == [["-J", "h1", "-l", "u", "-p", "2222", "-G", "h2"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("", "names no jump host"), ("none", "names no"), ("a@b@:c", "cannot be read")]
+)
+def test_no_way(text: str, reason: str) -> None:
+    with pytest.raises(SshConfigError, match=reason):
+        ssh_config.jump_of(text, FakeSsh())
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [

@@ -60,8 +60,9 @@ def count_sends(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sends
 
 
-@pytest.mark.parametrize("version", [(1, 34), (1, 35), (1, 37), (1, 38), (1, 99)])
+@pytest.mark.parametrize("version", [(1, 34), (1, 35), (1, 37), (1, 38), (1, 39), (1, 99)])
 def test_versions(version: tuple[int, int]) -> None:
+    """1.35 is Lix's, in all its versions from 2.90 to 2.95; 1.39 is the one of Nix Super and Nix 2.35."""
     played = PlayedStore(version, trusted=False)
     result = BUILT._replace(cpu_user=None) if version < (1, 37) else BUILT
     played.builds["/d.drv"] = BUILT

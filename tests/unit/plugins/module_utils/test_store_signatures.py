@@ -52,7 +52,7 @@ class Host:
 
     def __call__(self, args: list[str], **_options: t.Any) -> tuple[int, str, str]:
         if "--version" in args:
-            return 0, f"nix (Nix) {self.version}\n", ""
+            return 0, self.version if "(" in self.version else f"nix (Nix) {self.version}\n", ""
         self.asked.append(" ".join(args[1:]).replace("--extra-experimental-features nix-command --offline ", ""))
         if args[0].endswith("nix-store"):
             return self.rc, self.invalid, "error: cannot"
@@ -67,7 +67,16 @@ def open_store(tmp_path: t.Any) -> t.Callable[[Host], StoreSignatures]:
     return lambda host: StoreSignatures(Nix(host, str(tmp_path)), "/key", KEY.public)
 
 
-@pytest.mark.parametrize(("version", "words"), [("2.8.0", ""), ("2.32.1", ""), ("2.33.0", " --json-format 1")])
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("2.8.0", ""),
+        ("2.32.1", ""),
+        ("2.33.0", " --json-format 1"),
+        ("nix (Nix Super) 2.35.0", " --json-format 1"),
+        ("nix (Lix, like Nix) 2.94.1", ""),
+    ],
+)
 def test_the_json_format_is_named_where_nix_can(open_store: t.Any, version: str, words: str) -> None:
     host = Host(version)
     host.known = {path("a"): entry("a"), path("b"): None}

@@ -10,12 +10,13 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.nixfleet.builders.plugins.module_utils import foreign
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import NixNotFound
 from ansible_collections.nixfleet.builders.plugins.modules import builder_info
 
 SETTINGS = {
     "system": "x86_64-linux",
-    "extra-platforms": ["i686-linux"],
+    "extra-platforms": ["i686-linux", "riscv64-linux"],
     "system-features": ["kvm", "big-parallel"],
     "max-jobs": 1,
     "cores": 0,
@@ -73,6 +74,8 @@ def hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder_info.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(builder_info.platform, "node", lambda: "b1")
     monkeypatch.setattr(builder_info.glob, "glob", lambda pattern: [])
+    monkeypatch.setattr(foreign, "why_not_run", lambda system: "nothing runs it" if system == "riscv64-linux" else "")
+    monkeypatch.setattr(foreign, "read_handlers", list)
 
 
 def test_whole(tmp_path: Path) -> None:
@@ -99,6 +102,9 @@ def test_whole(tmp_path: Path) -> None:
         "mandatory_features": [],
         "public_host_key": "ssh-ed25519 AAAAtrue root@b1",
     }
+    assert result["systems"] == ["x86_64-linux", "i686-linux", "riscv64-linux"]
+    assert result["unrunnable_reasons"] == {"riscv64-linux": "nothing runs it"}
+    assert result["emulated_systems"] == {}
     assert result["trusted_public_keys"] == []
     assert result["clock_offset"] is None
 

@@ -50,7 +50,10 @@ def test_tells_without_failing_and_in_check_mode(run_module: Run, options: dict[
     assert run_module(login_probe, **{**options, "checks": ["protocol"]})["passed"]
 
 
-@pytest.mark.parametrize("wrong", [{"port": 0}, {"connect_timeout": 0}, {"public_host_key": "x"}, {"checks": ["y"]}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"port": 0}, {"connect_timeout": 0}, {"public_host_key": "x"}, {"checks": ["y"]}, {"proxy_jump": "a@b@:c"}],
+)
 def test_bad_options(run_module: Run, options: dict[str, t.Any], wrong: dict[str, t.Any]) -> None:
     assert run_module(login_probe, **{**options, **wrong})["failed"]
 

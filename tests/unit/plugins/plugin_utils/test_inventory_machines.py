@@ -124,3 +124,11 @@ def test_a_damaged_fact(broken: t.Any, reason: str) -> None:
     """Is an error also where unknown builders are left out."""
     with pytest.raises(InventoryError, match=f"what builder b1 has published is damaged: .*{reason}.*; run the role"):
         ask("b1", hostvars={"b1": {"nix_builder_fact": broken}}, unknown=lambda text: None)
+
+
+def test_the_inventorys_own_machine_is_what_is_left() -> None:
+    """As the inventory plugin machines gives it; what was published goes before."""
+    read = {"nix_builder_machine": {"host": "from-the-file"}}
+    assert ask("b1", hostvars={"b1": read}) == ["from-the-file"]
+    assert ask("b1", hostvars={"b1": read}, remembered={"b1": fact("then")}) == ["then"]
+    assert ask("b1", hostvars={"b1": {**published("now"), **read}}) == ["now"]
