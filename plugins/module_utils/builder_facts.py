@@ -11,6 +11,9 @@ from __future__ import annotations
 import math
 import typing as t
 
+#: The account to which clients log in, where no other is chosen.
+ACCOUNT = "nixremote"
+
 #: What Nix gives every host (libstore/globals.cc, getDefaultSystemFeatures); hardware features come on top.
 DEFAULT_FEATURES = ("benchmark", "big-parallel", "nixos-test")
 

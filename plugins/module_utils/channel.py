@@ -20,6 +20,8 @@ import threading
 import time
 import typing as t
 
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import store_owner
+
 #: What a channel writes: bytes, or a view of them that stays as it is until flush() returns.
 Buffer = t.Union[bytes, bytearray, memoryview]
 
@@ -392,8 +394,9 @@ def open_local(
 ) -> Channel:
     """The store of this host. Raises ChannelError.
 
-    C(store): "auto": the daemon where its socket answers, else for root the store itself without a daemon, else what
-    nix-daemon makes of it. "daemon": the daemon. Any other store URI: C(nix_daemon --stdio) opens it ("local", a path).
+    C(store): "auto": the daemon where its socket answers, else the store itself without a daemon for who may write it:
+    root, or who owns a single-user installation, and there root is refused. "daemon": the daemon. Any other store URI:
+    C(nix_daemon --stdio) opens it ("local", a path).
     """
     path = daemon_socket(os.environ)
     if store in ("daemon", "unix"):
@@ -401,10 +404,19 @@ def open_local(
     if store.startswith("unix://"):
         return open_socket(store[len("unix://") :], connect_timeout, idle_timeout)
     if store == "auto":
-        try:
-            return open_socket(path, connect_timeout, idle_timeout)
-        except ChannelError:
-            if os.geteuid() != 0:
-                raise
+        owner = store_owner(os.path.join(os.environ.get("NIX_STATE_DIR", "/nix/var/nix"), "db"))
+        if owner and os.geteuid() == 0:
+            # Files of root's in it would keep its owner out.
+            raise ChannelError(
+                "the local store",
+                f"it belongs to {owner.pw_name} (a single-user installation), and root must not write it; "
+                f"do this as {owner.pw_name} (become_user: {owner.pw_name})",
+            )
+        if not owner or owner.pw_uid != os.geteuid():
+            try:
+                return open_socket(path, connect_timeout, idle_timeout)
+            except ChannelError:
+                if os.geteuid() != 0:
+                    raise
         store = "local"
     return ProcessChannel(f"nix-daemon --stdio of {store}", [nix_daemon, "--stdio", "--store", store], idle_timeout)

@@ -59,9 +59,10 @@ run() { # PROGRAM ARGUMENT...
     exit 127
   fi
   PATH=$PATH_FOR_NIX
+  export PATH
   # The account's own nix.conf, should there be one in its home, has no say.
   NIX_USER_CONF_FILES=
-  export PATH NIX_USER_CONF_FILES
+  export NIX_USER_CONF_FILES
   exec @WRAPPER@"$program" "$@"
 }
 
@@ -129,8 +130,16 @@ def allowed(serve: bool) -> list[str]:
     return [DAEMON, *([SERVE] if serve else []), LOAD]
 
 
-def render(nix_bin: str, *, serve: bool, wrapper: t.Sequence[str] = (), daemon_bin: str | None = None) -> str:
-    """The script. nix_bin: Nix's programs' directory. wrapper: words to put in front of Nix's command.
+def render(
+    nix_bin: str,
+    *,
+    serve: bool,
+    wrapper: t.Sequence[str] = (),
+    daemon_bin: str | None = None,
+    own_settings: bool = False,
+) -> str:
+    """The script. nix_bin: Nix's programs' directory. wrapper: words to put in front of Nix's command. own_settings:
+    whether the nix.conf in the account's home counts.
 
     daemon_bin: that of nix-daemon, where it is another one.
 
@@ -152,6 +161,9 @@ def render(nix_bin: str, *, serve: bool, wrapper: t.Sequence[str] = (), daemon_b
     if wrapper:
         start, end = text.index('  if [ ! -x "$program" ]'), text.index("  PATH=$PATH_FOR_NIX")
         text = text[:start] + text[end:]
+    if own_settings:
+        start, end = text.index("  # The account's own nix.conf"), text.index("  exec @WRAPPER@")
+        text = f"{text[:start]}  unset NIX_USER_CONF_FILES\n{text[end:]}"
     parts = {
         "HEADER": HEADER,
         "ALLOWED": ", ".join(allowed(serve)),

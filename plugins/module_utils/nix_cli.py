@@ -1,9 +1,13 @@
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Nix's command line on one host: where it is, which version, how it is called.
+"""Nix's command line on one host: where it is, which version, as whom and how it is called.
 
 Runs programs only through the callable it is given (AnsibleModule.run_command or a test's), so it needs no Ansible.
+
+Where an ordinary user owns the store, there is no daemon, and each program opens the store itself (a single-user
+installation). Root must not do that: it would leave files that the owner cannot write, and it would run programs that
+the owner can replace. So root calls Nix as the owner there.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import re
 import typing as t
 
@@ -28,6 +33,17 @@ BIN_DIRS = (
     "/usr/bin",
 )
 
+#: Where a user's own profile has Nix, below the home.
+PROFILE_DIRS = (".nix-profile/bin", ".local/state/nix/profile/bin")
+
+#: Belongs to root, or to who owns a single-user installation.
+DATABASE = "/nix/var/nix/db"
+
+#: Starts a program as somebody else, in a directory that everybody can enter, with nothing of the former user's home.
+_ENTER = (
+    "cd / && unset XDG_CONFIG_HOME XDG_CONFIG_DIRS XDG_CACHE_HOME XDG_DATA_HOME XDG_STATE_HOME && "
+    'HOME=$1 USER=$2 LOGNAME=$2 && export HOME USER LOGNAME && shift 2 && exec "$@"'
+)
 #: Alpine's package has nix-daemon apart from the other programs.
 DAEMON_DIRS = {"/usr/bin": "/usr/sbin"}
 
@@ -86,26 +102,87 @@ def parse_identity(text: str) -> tuple[Version, str]:
     raise NixError(f"cannot read a version out of {text.strip()!r}, which 'nix --version' printed")
 
 
-class Nix:
-    """One host's Nix. Raises NixNotFound where there is none."""
+def store_owner(database: str = DATABASE) -> pwd.struct_passwd | None:
+    """The ordinary user who owns this host's Nix; None where it is root's, or where there is none."""
+    try:
+        number = os.stat(database).st_uid
+        return pwd.getpwuid(number) if number else None
+    except (OSError, KeyError):
+        return None
 
-    def __init__(self, run_command: RunCommand, bin_dir: str | None = None) -> None:
+
+def as_user(user: pwd.struct_passwd, *argv: str) -> list[str]:
+    """The argument list by which root starts a program as another user, who has no terminal then and no right more."""
+    drop = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--init-groups", "--no-new-privs", "--"]
+    return [*drop, "/bin/sh", "-c", _ENTER, "sh", user.pw_dir, user.pw_name, *argv]
+
+
+class Module(t.Protocol):
+    """The part of AnsibleModule that is used here."""
+
+    params: dict[str, t.Any]
+
+    @property
+    def run_command(self) -> RunCommand: ...
+
+
+def of_module(module: Module) -> Nix:
+    """The Nix that a module's options name, see the documentation fragments nix and nix.wrapper."""
+    params = module.params
+    wrapper, user = params.get("nix_wrapper") or (), params.get("nix_user")
+    return Nix(module.run_command, params["nix_bin_dir"], wrapper=wrapper, user=user)
+
+
+class Nix:
+    """One host's Nix. Raises NixNotFound where there is none.
+
+    C(wrapper): words in front of Nix's own, for a Nix that only another program can start; C(bin_dir) is then where
+    that program shows it. C(user): the account that is to call it, by default the store's owner.
+    """
+
+    def __init__(
+        self,
+        run_command: RunCommand,
+        bin_dir: str | None = None,
+        *,
+        wrapper: t.Sequence[str] = (),
+        user: str | None = None,
+    ) -> None:
         self._run_command = run_command
-        self.bin_dir = bin_dir or self._find()
-        if not os.path.exists(os.path.join(self.bin_dir, "nix-store")):
+        owner = self._account(user) if user else None if wrapper else store_owner()
+        #: Who calls Nix in place of root; None where nobody has to.
+        self.user = owner if os.geteuid() == 0 and owner and owner.pw_uid else None
+        self.wrapper = list(wrapper)
+        self.bin_dir = bin_dir or self._find(owner)
+        if not wrapper and not os.path.exists(os.path.join(self.bin_dir, "nix-store")):
             raise NixNotFound(
                 f"there is no nix-store in {self.bin_dir}; name the right directory in nix_bin_dir, or install Nix"
             )
         self._version: tuple[Version, str] | None = None
 
     @staticmethod
-    def _find() -> str:
-        for directory in BIN_DIRS:
+    def _account(name: str) -> pwd.struct_passwd:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            raise NixNotFound(f"there is no account {name} on this host, which is to call Nix") from None
+
+    @property
+    def home(self) -> str:
+        """The home of who calls Nix."""
+        if self.user:
+            return self.user.pw_dir
+        return "/root" if os.geteuid() == 0 else os.path.expanduser("~")
+
+    @staticmethod
+    def _find(owner: pwd.struct_passwd | None) -> str:
+        directories = [*BIN_DIRS, *([os.path.join(owner.pw_dir, each) for each in PROFILE_DIRS] if owner else [])]
+        for directory in directories:
             if os.path.exists(os.path.join(directory, "nix-store")):
                 return directory
         raise NixNotFound(
             "this host has no Nix: no nix-store in "
-            + ", ".join(BIN_DIRS)
+            + ", ".join(directories)
             + "; install it (role nixfleet.builders.nix_install), or name its directory in nix_bin_dir"
         )
 
@@ -138,8 +215,9 @@ class Nix:
         """The argument list of a Nix program; C(nix) gets its subcommands enabled, which Debian leaves off."""
         enable = program == "nix" and args[:1] != ("--version",)
         prefix = ["--extra-experimental-features", "nix-command"] if enable else []
-        directory = daemon_dir(self.bin_dir) if program == "nix-daemon" else self.bin_dir
-        return [os.path.join(directory, program), *prefix, *args]
+        directory = daemon_dir(self.bin_dir) if program == "nix-daemon" and not self.wrapper else self.bin_dir
+        argv = [*self.wrapper, os.path.join(directory, program), *prefix, *args]
+        return as_user(self.user, *argv) if self.user else argv
 
     def call(
         self, program: str, *args: str, data: str | None = None, env: dict[str, str] | None = None

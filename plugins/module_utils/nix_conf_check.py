@@ -22,8 +22,10 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.nix_version impo
 
 DEFAULT_MAIN = "/etc/nix/nix.conf"
 
-#: Root's own files, which the daemon reads after the main file; the first named wins (src/libstore/globals.cc).
-ROOT_FILES = ("/root/.config/nix/nix.conf", "/etc/xdg/nix/nix.conf")
+#: A user's own files, below the home and for all users, which are read after the main file; the first named wins
+#: (src/libstore/globals.cc). The daemon reads root's.
+USER_FILE = ".config/nix/nix.conf"
+USERS_FILE = "/etc/xdg/nix/nix.conf"
 
 _UNKNOWN = re.compile(r"unknown setting '([^']+)'")
 _NEEDS_FEATURE = re.compile(r"[Ii]gnoring setting '([^']+)' because experimental feature '([^']+)' is not enabled")
@@ -79,9 +81,12 @@ class Candidate:
     def check(self) -> Verdict:
         """Refused where Nix does not take a setting of the drop-in, or where another line has the last word on it."""
         settings = nix_conf.settings_of(self._texts[self._path], self._path)
+        users = [USERS_FILE, os.path.join(self._nix.home, USER_FILE)]
         starts = [self._main]
         if self._main == DEFAULT_MAIN:
-            starts += [file for file in reversed(ROOT_FILES) if os.path.exists(file)]
+            starts += [file for file in users if os.path.exists(file)]
+        elif self._main == users[1]:
+            starts = [DEFAULT_MAIN, *(file for file in users[:1] if os.path.exists(file)), self._main]
         met = [assignment for start in starts for assignment in nix_conf.walk(start, self._read)]
         alone = self._show_alone(settings)
         whole = self._show_whole(starts)
@@ -104,9 +109,16 @@ class Candidate:
         if path in self._texts:
             return self._texts[path]
         try:
-            return read_text(path)
+            return read_text(path) if self._readable(path) else ""
         except FileError:
             return ""
+
+    def _readable(self, path: str) -> bool:
+        """Whether the user who calls Nix in root's place may read a file, as far as its owner and its mode tell."""
+        if not self._nix.user or not os.path.exists(path):
+            return True
+        status = os.stat(path)
+        return bool(status.st_mode & 0o004) or status.st_uid == self._nix.user.pw_uid
 
     def _stage(self, path: str, copy: str) -> None:
         """Copies a file and, numbered beside it, those that it includes; lines keep their numbers."""
@@ -123,11 +135,20 @@ class Candidate:
             self._stage(target, os.path.join(os.path.dirname(copy), name))
         with open(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write("\n".join(lines).encode("utf-8", "surrogateescape"))
+            self._share(file.fileno(), 0o640)
+
+    def _share(self, file: str | int, mode: int) -> None:
+        """Lets the user read it who calls Nix in root's place, and not write it."""
+        if self._nix.user:
+            os.chown(file, 0, self._nix.user.pw_gid)
+            os.chmod(file, mode)
 
     def _show(self, name: str, starts: list[str]) -> Shown:
         """The settings in force of a main file and then root's own; NixError with what Nix said."""
         directory = os.path.join(self._directory, name)
         os.mkdir(directory, 0o700)
+        self._share(self._directory, 0o750)
+        self._share(directory, 0o750)
         copies = [
             os.path.join(directory, "nix.conf" if start == starts[0] else f"user{n}.conf")
             for n, start in enumerate(starts)

@@ -86,6 +86,15 @@ class SshdAccount:
         except SshdConfigError as error:
             raise SshdConfigError(f"{error}. {_BEFORE}") from None
 
+    def keys_files_without(self) -> list[str]:
+        """Where sshd would look for the account's keys if there were no drop-in."""
+        without = self._temporary(self._staged(self.main, None))
+        try:
+            words = self.effective(self.user, without).get("authorizedkeysfile", "").split()
+        except SshdConfigError as error:
+            raise SshdConfigError(f"{error}. {_BEFORE}".replace(without, self.config)) from None
+        return [word for word in words if word != "none"]
+
     def directives(self) -> list[sshd_config.Directive]:
         return list(sshd_config.walk(self.main, self.config, read_files))
 

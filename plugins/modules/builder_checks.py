@@ -225,6 +225,7 @@ def read_builder(name: str, fact: t.Any, ssh_key: str | None, offer: dict[str, t
     # A Machine sorts its systems. Nix takes a machine without any to be of this host's own.
     system = next(iter(fact["machine"].get("systems") or []), "")
     signed = fact.get("trust") == "signed"
+    known["owner"] = fact.get("owner") or ""
     return Builder(name, machine, system, fact.get("signing_public_key") or "", signed, **known)
 
 

@@ -42,6 +42,11 @@ options:
     type: list
     elements: str
     default: []
+  own_settings:
+    description:
+      - Whether C(nix.conf) in the account's home counts. It should for an account that owns its Nix, and for no other.
+    type: bool
+    default: false
   state:
     description: Whether the script exists.
     type: str
@@ -161,7 +166,11 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     else:
         nix_bin_dir = find_nix(module)
         text = gate.render(
-            nix_bin_dir, serve=params["serve"], wrapper=params["wrapper"], daemon_bin=daemon_dir(nix_bin_dir)
+            nix_bin_dir,
+            serve=params["serve"],
+            wrapper=params["wrapper"],
+            daemon_bin=daemon_dir(nix_bin_dir),
+            own_settings=params["own_settings"],
         )
         if text != target.before and not module.check_mode:
             make_directory(os.path.dirname(path))
@@ -177,6 +186,7 @@ def main() -> None:
             "path": {"type": "path", "default": "/usr/local/libexec/nixfleet-gate"},
             "serve": {"type": "bool", "default": False},
             "wrapper": {"type": "list", "elements": "str", "default": []},
+            "own_settings": {"type": "bool", "default": False},
             "nix_bin_dir": {"type": "path"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },

@@ -25,7 +25,9 @@ options:
       - The host's own name when it is not set.
     type: str
   user:
-    description: The account to which clients log in.
+    description:
+      - The account to which clients log in.
+      - On a host whose Nix an ordinary user owns, the default stands for that user.
     type: str
     default: nixremote
   protocol:
@@ -87,6 +89,7 @@ options:
     type: float
 extends_documentation_fragment:
   - nixfleet.builders.nix
+  - nixfleet.builders.nix.wrapper
   - nixfleet.builders.attributes.info
   - nixfleet.builders.attributes.actiongroup_builders
 seealso:
@@ -122,6 +125,20 @@ nix_version:
   returned: always
   type: str
   sample: 2.26.3
+installation:
+  description:
+    - V(multi-user) where Nix is root's and has a daemon, V(single-user) where an ordinary user owns it, V(wrapped) with
+      O(nix_wrapper).
+    - In a single-user installation C(nix-daemon --stdio) opens the store itself, as the account that logs in, and
+      trusts whoever sent for it.
+  returned: always
+  type: str
+  sample: multi-user
+owner:
+  description: The ordinary user who owns Nix, V(null) where it is root's.
+  returned: always
+  type: str
+  sample: null
 systems:
   description: Nix's C(system), then its C(extra-platforms).
   returned: always
@@ -246,7 +263,7 @@ account:
       type: list
       elements: str
     trusted:
-      description: Whether it is one of RV(trusted_users), by its name or a group.
+      description: Whether it is one of RV(trusted_users), by its name or a group, or RV(owner).
       type: bool
       sample: true
 store_bytes_free:
@@ -293,7 +310,13 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nixfleet.builders.plugins.module_utils import account_state, builder_facts, foreign
-from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix, NixError, NixNotFound
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import (
+    Nix,
+    NixError,
+    NixNotFound,
+    of_module,
+    store_owner,
+)
 from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_config import parse_effective
 
 #: ioctl KVM_GET_API_VERSION of linux/kvm.h; the answer has been 12 ever since Linux 2.6.22.
@@ -474,12 +497,19 @@ def inspect(module: AnsibleModule) -> dict[str, t.Any]:
     """The module's result."""
     now, reference = time.time(), module.params["reference_time"]
     options = {**module.params, "host": module.params["host"] or platform.node()}
+    found_owner = store_owner()
+    if options["nix_wrapper"]:
+        installation, owner = "wrapped", options["nix_user"]
+    else:
+        installation, owner = ("single-user", found_owner.pw_name) if found_owner else ("multi-user", None)
+    if owner and options["user"] == builder_facts.ACCOUNT:
+        options["user"] = owner
     kernel, processor = platform.system(), platform.machine()
     probes = probe_features(module, kernel)
     cpus = cpu_count()
     memory_mb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
     try:
-        offer = read_nix(Nix(module.run_command, options["nix_bin_dir"]), probes, cpus, memory_mb)
+        offer = read_nix(of_module(module), probes, cpus, memory_mb)
     except NixNotFound:
         if not options["missing_ok"]:
             raise
@@ -488,7 +518,12 @@ def inspect(module: AnsibleModule) -> dict[str, t.Any]:
     emulated = foreign.emulated(offer["systems"])
     host_keys, sshd_ports = read_sshd(module)
     free, total = read_space(offer["store_dir"])
+    account = read_account(module, options["user"], offer["trusted_users"])
+    if owner == options["user"]:
+        account["trusted"] = True
     return {
+        "installation": installation,
+        "owner": owner,
         **offer,
         "emulated_systems": {system: handler.interpreter for system, handler in emulated.items()},
         "system_features": found.configured,
@@ -499,7 +534,7 @@ def inspect(module: AnsibleModule) -> dict[str, t.Any]:
         "memory_mb": memory_mb,
         "host_keys": host_keys,
         "sshd_ports": sshd_ports,
-        "account": read_account(module, options["user"], offer["trusted_users"]),
+        "account": account,
         "store_bytes_free": free,
         "store_bytes_total": total,
         "clock_offset": None if reference is None else round(now - reference, 3),
@@ -518,7 +553,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "host": {"type": "str"},
-            "user": {"type": "str", "default": "nixremote"},
+            "user": {"type": "str", "default": builder_facts.ACCOUNT},
             "protocol": {"type": "str", "default": "ssh-ng", "choices": ["ssh-ng", "ssh"]},
             "port": {"type": "int"},
             "ssh_key": {"type": "path", "no_log": False},
@@ -530,6 +565,8 @@ def main() -> None:
             "missing_ok": {"type": "bool", "default": False},
             "reference_time": {"type": "float"},
             "nix_bin_dir": {"type": "path"},
+            "nix_user": {"type": "str"},
+            "nix_wrapper": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )

@@ -22,6 +22,7 @@ description:
 extends_documentation_fragment:
   - ansible.builtin.files
   - nixfleet.builders.nix
+  - nixfleet.builders.nix.wrapper
   - nixfleet.builders.attributes
   - nixfleet.builders.attributes.actiongroup_builders
 options:
@@ -65,7 +66,9 @@ options:
 notes:
   - In check mode on a host without Nix the settings are not checked; the result says so in RV(checked).
   - Root's own files C(/root/.config/nix/nix.conf) and C(/etc/xdg/nix/nix.conf), which Nix's daemon reads too, count as
-    parts of the configuration when O(main) is its default.
+    parts of the configuration when O(main) is its default. Where root calls Nix as another user, that user's files do.
+  - When O(main) is C(~/.config/nix/nix.conf) of the user who runs the module, C(/etc/nix/nix.conf) counts as read
+    before it.
 """
 
 EXAMPLES = r"""
@@ -124,7 +127,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nixfleet.builders.plugins.module_utils import files, nix_conf
-from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix, NixError, NixNotFound
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix, NixError, NixNotFound, of_module
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_conf_check import Candidate, Refused, Verdict
 from ansible_collections.nixfleet.builders.plugins.module_utils.nix_version import version_text
 
@@ -133,9 +136,11 @@ STORE = "/nix/store/"
 
 def check(module: AnsibleModule, nix: Nix, main_text: str, text: str) -> Verdict:
     """Nix's verdict on the configuration as it will be; Refused."""
-    directory = tempfile.mkdtemp(dir=module.tmpdir)
+    main, path = module.params["main"], module.params["path"]
+    # Where whoever calls Nix can read it, and where a wrapper shows it.
+    parent = os.path.dirname(main) if nix.wrapper else None if nix.user else module.tmpdir
+    directory = tempfile.mkdtemp(prefix="nixfleet-", dir=parent)
     try:
-        main, path = module.params["main"], module.params["path"]
         return Candidate(nix, directory, main=main, main_text=main_text, path=path, text=text).check()
     finally:
         shutil.rmtree(directory)
@@ -174,10 +179,15 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         text = render(module, params["settings"])
         main_text = nix_conf.with_include(main_file.before, main, path)
         try:
-            nix = Nix(module.run_command, params["nix_bin_dir"])
+            nix = of_module(module)
         except NixNotFound:
             if not module.check_mode:
                 raise
+        if nix and nix.wrapper:
+            if module.check_mode and not os.path.isdir(os.path.dirname(main)):
+                nix = None
+            elif not module.check_mode:
+                make_directory(main_file.path)
         if nix:
             verdict = check(module, nix, main_text, text)
         if main_text != main_file.before and main_file.path.startswith(STORE):
@@ -253,6 +263,8 @@ def main() -> None:
             "main": {"type": "path", "default": "/etc/nix/nix.conf"},
             "pending": {"type": "path"},
             "nix_bin_dir": {"type": "path"},
+            "nix_user": {"type": "str"},
+            "nix_wrapper": {"type": "list", "elements": "str", "default": []},
             "mode": {"type": "raw", "default": "0644"},
         },
         required_if=[("state", "present", ["settings"])],

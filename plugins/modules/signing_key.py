@@ -20,6 +20,7 @@ description:
 extends_documentation_fragment:
   - ansible.builtin.files
   - nixfleet.builders.nix
+  - nixfleet.builders.nix.wrapper
   - nixfleet.builders.attributes
   - nixfleet.builders.attributes.actiongroup_builders
 options:
@@ -112,7 +113,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nixfleet.builders.plugins.module_utils import files, signing
-from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix, NixError
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import NixError, of_module
 
 
 def existing(path: str, text: str) -> signing.SecretKey:
@@ -133,9 +134,12 @@ def generate(module: AnsibleModule) -> signing.SecretKey:
     name = module.params["name"]
     if signing.has_cryptography():
         return signing.generate(name, os.urandom(signing.SEED_BYTES))
-    nix = Nix(module.run_command, module.params["nix_bin_dir"])
-    directory = tempfile.mkdtemp(dir=module.tmpdir)
+    nix = of_module(module)
+    # Another account than root cannot reach Ansible's own directory. It may see the key, which is to be its own.
+    directory = tempfile.mkdtemp(dir=None if nix.user else module.tmpdir)
     try:
+        if nix.user:
+            os.chown(directory, nix.user.pw_uid, nix.user.pw_gid)
         secret, public = os.path.join(directory, "secret"), os.path.join(directory, "public")
         nix.run("nix-store", "--generate-binary-cache-key", name, secret, public)
         return signing.parse_secret(files.read_text(secret) or "")
@@ -209,6 +213,8 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "regenerate": {"type": "str", "choices": ["never", "fail", "always"], "default": "never"},
             "nix_bin_dir": {"type": "path"},
+            "nix_user": {"type": "str"},
+            "nix_wrapper": {"type": "list", "elements": "str", "default": []},
             "mode": {"type": "raw", "default": "0600"},
         },
         required_if=[("state", "present", ["name"])],

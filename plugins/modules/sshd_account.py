@@ -40,6 +40,11 @@ options:
         reads only the first C(SetEnv).
       - Required with O(state=present).
     type: dict
+  keys_file:
+    description:
+      - A file of keys that may log in to the account besides its own. C(AuthorizedKeysFile) becomes what it is for the
+        account without O(path), and this one.
+    type: path
   global_settings:
     description: Settings for the whole of sshd, written before the block. Only these may change for other accounts.
     type: dict
@@ -134,6 +139,8 @@ def run(module: AnsibleModule) -> dict[str, object]:
     account = SshdAccount(
         module, user=params["user"], path=params["path"], config=params["config"], sshd=params["sshd"]
     )
+    if present and params["keys_file"]:
+        settings = {**settings, "AuthorizedKeysFile": account.keys_files_without() + [params["keys_file"]]}
     text = render(params["user"], settings, global_settings, files.HEADER) if present else None
     main = account.main_with_include(params["include"]) if present else account.main_without_include()
     wanted: Texts = {account.path: text, account.config: main, account.aside: None}
@@ -162,6 +169,7 @@ def main() -> None:
             "user": {"type": "str", "required": True},
             "path": {"type": "path", "default": "/etc/ssh/sshd_config.d/10-nixfleet.conf"},
             "settings": {"type": "dict"},
+            "keys_file": {"type": "path", "no_log": False},
             "global_settings": {"type": "dict", "default": {}},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "include": {"type": "str", "choices": ["mend", "report"], "default": "mend"},

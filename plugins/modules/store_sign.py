@@ -17,6 +17,7 @@ description:
   - Runs one Nix process for some thousands of paths.
 extends_documentation_fragment:
   - nixfleet.builders.nix
+  - nixfleet.builders.nix.wrapper
   - nixfleet.builders.attributes
   - nixfleet.builders.attributes.actiongroup_builders
 options:
@@ -86,7 +87,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.nixfleet.builders.plugins.module_utils import files, signing
-from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import Nix, NixError, NixNotFound
+from ansible_collections.nixfleet.builders.plugins.module_utils.nix_cli import NixError, NixNotFound, of_module
 from ansible_collections.nixfleet.builders.plugins.module_utils.store_signatures import StoreSignatures
 
 FEW = 100
@@ -115,7 +116,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
             module.fail_json(msg=f"{path!r} in paths is not an absolute path")
     public = public_key(params["key"], module.check_mode)
     try:
-        nix = Nix(module.run_command, params["nix_bin_dir"])
+        nix = of_module(module)
     except NixNotFound:
         if not module.check_mode:
             raise
@@ -144,6 +145,8 @@ def main() -> None:
             "all": {"type": "bool", "default": False},
             "recursive": {"type": "bool", "default": False},
             "nix_bin_dir": {"type": "path"},
+            "nix_user": {"type": "str"},
+            "nix_wrapper": {"type": "list", "elements": "str", "default": []},
         },
         required_if=[("all", False, ["paths"])],
         supports_check_mode=True,

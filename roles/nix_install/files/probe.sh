@@ -3,7 +3,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # What the host has of Nix, as JSON. The directories are those of plugins/module_utils/nix_cli.py.
 bin_dir=
-for directory in /nix/var/nix/profiles/default/bin /run/current-system/sw/bin /usr/local/bin /usr/bin; do
+owner=
+home=
+# Who owns Nix: root, or an ordinary user, and then programs may be in the user's own profile.
+if [ -d /nix/var/nix/db ]; then
+    owner=$(stat -c %U /nix/var/nix/db)
+    [ "$owner" = root ] || home=$(getent passwd "$owner" | cut -d : -f 6)
+fi
+for directory in /nix/var/nix/profiles/default/bin /run/current-system/sw/bin /usr/local/bin /usr/bin \
+    ${home:+"$home/.nix-profile/bin" "$home/.local/state/nix/profile/bin"}; do
     if [ -e "$directory/nix-store" ]; then
         bin_dir=$directory
         break
@@ -21,6 +29,6 @@ service=$(says is-active nix-daemon.service)
 if ! command -v systemctl >/dev/null 2>&1 && pgrep -x nix-daemon >/dev/null 2>&1; then
     service=true
 fi
-printf '{"bin_dir": "%s", "enabled": %s, "socket": %s, "service": %s, "systemd": %s, "fact": "%s"}\n' \
-    "$bin_dir" "$(says is-enabled nix-daemon.socket)" "$(says is-active nix-daemon.socket)" \
+printf '{"bin_dir": "%s", "owner": "%s", "enabled": %s, "socket": %s, "service": %s, "systemd": %s, "fact": "%s"}\n' \
+    "$bin_dir" "$owner" "$(says is-enabled nix-daemon.socket)" "$(says is-active nix-daemon.socket)" \
     "$service" "$systemd" "$fact"

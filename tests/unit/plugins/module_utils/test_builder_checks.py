@@ -347,6 +347,21 @@ def test_lockdown_of_a_builder_that_is_not_reached(tmp_path: Path) -> None:
     assert of(result, "lockdown")["because"] == "login failed: permission_denied"
 
 
+def test_the_account_of_somebody_who_owns_nix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[t.Collection[str]] = []
+
+    def probe(_target: t.Any, names: t.Collection[str], _timeout: float) -> Probed:
+        asked.append(names)
+        return Probed(True)
+
+    monkeypatch.setattr(builder_checks.login_probe, "probe", probe)
+    for owner in ("", "nixremote"):
+        result = tried(tmp_path, builder()._replace(owner=owner), wanted=["lockdown", "trust"])
+        assert ("owns the builder's Nix" in of(result, "trust")["message"]) is bool(owner)
+    assert set(asked[0]) - set(asked[1]) == {"methods", "password", "keyboard_interactive", "environment"}
+    assert "shell" in asked[1]
+
+
 @pytest.mark.parametrize(
     ("found", "verdict", "says"),
     [

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import threading
 import time
@@ -241,4 +242,20 @@ def test_no_daemon(tmp_path: Path, opened: list[list[str]], monkeypatch: pytest.
         room.open_local("daemon")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ChannelError, match=f"nix-daemon at {tmp_path}/none"):
+        room.open_local()
+
+
+def test_a_store_that_a_user_owns(tmp_path: Path, opened: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIX_STATE_DIR", str(tmp_path))
+    (tmp_path / "db").mkdir()
+    nobody = pwd.getpwnam("nobody")
+    os.chown(tmp_path / "db", nobody.pw_uid, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(ChannelError, match="it belongs to nobody .*become_user: nobody"):
+        room.open_local()
+    monkeypatch.setattr(os, "geteuid", lambda: nobody.pw_uid)
+    room.open_local()
+    assert opened == [["nix-daemon", "--stdio", "--store", "local"]]
+    monkeypatch.setattr(os, "geteuid", lambda: nobody.pw_uid - 1)
+    with pytest.raises(ChannelError, match="cannot connect: No such file"):
         room.open_local()

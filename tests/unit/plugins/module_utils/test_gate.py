@@ -286,6 +286,13 @@ def test_wrapper(tmp_path: Path, shell: list[str]) -> None:
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.parametrize(("own", "seen"), [(False, b"()"), (True, b"(not set)")])
+def test_own_settings(tmp_path: Path, shell: list[str], own: bool, seen: bytes) -> None:
+    run = Gate(tmp_path, shell, own_settings=own, wrapper=["/bin/sh", "-c", 'echo "(${NIX_USER_CONF_FILES-not set})"'])
+    outcome = run(gate.DAEMON.encode(), NIX_USER_CONF_FILES="/mine")
+    assert (outcome.rc, outcome.out.strip()) == (0, seen)
+
+
 def test_nix_is_gone(run: Gate) -> None:
     (run.bin / "nix-daemon").unlink()
     outcome = run(gate.DAEMON.encode())
@@ -293,7 +300,9 @@ def test_nix_is_gone(run: Gate) -> None:
     assert b"nix-daemon: not found; run the role" in outcome.err
 
 
-@pytest.mark.parametrize("options", [{"serve": True}, {"serve": False, "wrapper": ["/bin/env", "A=it's"]}])
+@pytest.mark.parametrize(
+    "options", [{"serve": True}, {"serve": False, "wrapper": ["/bin/env", "A=it's"], "own_settings": True}]
+)
 def test_shellcheck(options: dict[str, t.Any]) -> None:
     if not shutil.which("shellcheck"):
         pytest.skip("no shellcheck")

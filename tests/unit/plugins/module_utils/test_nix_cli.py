@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
+import subprocess
 import typing as t
 from pathlib import Path
 
@@ -154,3 +158,80 @@ def test_settings(make_nix: MakeNix, calls: list[list[str]], version: str, words
     nix = make_nix(f"nix (Nix) {version}", '{"cores": {"value": 4, "aliases": []}}')
     assert nix.settings() == {"cores": 4}
     assert calls[-1] == ["--extra-experimental-features", "nix-command", *words]
+
+
+@pytest.fixture
+def owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pwd.struct_passwd:
+    """An ordinary user who owns the store, with Nix in a profile at home, on a host with no other Nix."""
+    home = tmp_path / "home"
+    (home / ".nix-profile/bin").mkdir(parents=True)
+    (home / ".nix-profile/bin/nix-store").touch()
+    account = pwd.struct_passwd(("alice", "x", 4711, 4712, "", str(home), "/bin/sh"))
+    monkeypatch.setattr(nix_cli, "BIN_DIRS", ())
+    monkeypatch.setattr(nix_cli, "store_owner", lambda: account)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return account
+
+
+def test_root_calls_the_nix_of_a_user_as_that_user(owner: pwd.struct_passwd, monkeypatch: pytest.MonkeyPatch) -> None:
+    nix = Nix(lambda args, **_options: (0, "", ""))
+    argv = nix.argv("nix-store", "--version")
+    assert (nix.user, nix.home) == (owner, owner.pw_dir)
+    assert argv[:5] == ["setpriv", "--reuid=4711", "--regid=4712", "--init-groups", "--no-new-privs"]
+    assert argv[-4:] == [owner.pw_dir, "alice", f"{owner.pw_dir}/.nix-profile/bin/nix-store", "--version"]
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    nix = Nix(lambda args, **_options: (0, "", ""))
+    assert nix.user is None and nix.argv("nix-store") == [f"{owner.pw_dir}/.nix-profile/bin/nix-store"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv")
+def test_what_such_a_program_sees() -> None:
+    nobody = pwd.getpwnam("nobody")
+    script = (
+        "id -u; id -g; pwd; echo $HOME $USER ${XDG_CONFIG_HOME-none} $KEPT; grep -E 'CapEff|NoNewPr' /proc/$$/status"
+    )
+    done = subprocess.run(
+        nix_cli.as_user(nobody, "/bin/sh", "-c", script),
+        env={"PATH": os.environ["PATH"], "XDG_CONFIG_HOME": "/root/x", "KEPT": "kept"},
+        cwd="/root",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        str(nobody.pw_uid),
+        str(nobody.pw_gid),
+        "/",
+        f"{nobody.pw_dir} nobody none kept",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ]
+
+
+def test_a_wrapper(owner: pwd.struct_passwd) -> None:
+    wrapped = Nix(lambda args, **_options: (0, "", ""), "/shown/bin", wrapper=["/bin/proot", "-b", "/a b:/nix"])
+    assert wrapped.user is None
+    assert wrapped.argv("nix-daemon") == ["/bin/proot", "-b", "/a b:/nix", "/shown/bin/nix-daemon"]
+    asked = Nix(lambda args, **_options: (0, "", ""), "/shown/bin", wrapper=["/bin/proot"], user="nobody")
+    assert asked.argv("nix-daemon")[-4:] == [*asked.argv("x")[-4:-2], "/bin/proot", "/shown/bin/nix-daemon"]
+    with pytest.raises(NixNotFound, match="no account no-such-user"):
+        Nix(lambda args, **_options: (0, "", ""), "/shown/bin", wrapper=["/bin/proot"], user="no-such-user")
+
+
+def test_whose_store_it_is(tmp_path: Path) -> None:
+    assert nix_cli.store_owner(str(tmp_path / "none")) is None
+    nobody = pwd.getpwnam("nobody")
+    if os.geteuid() == 0:
+        assert nix_cli.store_owner(str(tmp_path)) is None
+        os.chown(tmp_path, nobody.pw_uid, -1)
+        assert nix_cli.store_owner(str(tmp_path)) == nobody
+
+
+def test_what_a_module_names(owner: pwd.struct_passwd) -> None:
+    class Module:
+        params: dict[str, t.Any] = {"nix_bin_dir": "/x", "nix_user": None, "nix_wrapper": ["/w"]}
+
+        def run_command(self, *args: t.Any, **options: t.Any) -> tuple[int, str, str]:
+            return 0, "", ""
+
+    assert nix_cli.of_module(Module()).argv("nix-store") == ["/w", "/x/nix-store"]

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import typing as t
 from pathlib import Path
 
@@ -19,6 +21,9 @@ LISTS = ("trusted-users", "experimental-features", "substituters")
 
 class Nix:
     """Reads what is staged as Nix would: plain settings replace, extra- appends, numbers must be numbers."""
+
+    home = "/root"
+    user: t.Any = None
 
     def __init__(self, version: tuple[int, ...] = (2, 34, 8), said: str = "") -> None:
         self.version = self.cli_version = version
@@ -54,7 +59,8 @@ class Nix:
 @pytest.fixture
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., Verdict]:
     monkeypatch.setattr(nix_conf_check, "DEFAULT_MAIN", str(tmp_path / "nix.conf"))
-    monkeypatch.setattr(nix_conf_check, "ROOT_FILES", (f"{tmp_path}/root.conf", f"{tmp_path}/xdg.conf"))
+    monkeypatch.setattr(nix_conf_check, "USER_FILE", f"{tmp_path}/root.conf")
+    monkeypatch.setattr(nix_conf_check, "USERS_FILE", f"{tmp_path}/xdg.conf")
     runs = iter(range(100))
 
     def run(text: str, main: str = "!include ours.conf\n", nix: t.Any = None) -> Verdict:
@@ -153,3 +159,49 @@ def test_no_json(check: t.Any) -> None:
 
     with pytest.raises((NixError, Refused), match="printed no JSON"):
         check("max-jobs = 3\n", nix=Broken())
+
+
+def test_the_file_of_the_user_who_owns_nix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nix_conf_check, "DEFAULT_MAIN", str(tmp_path / "nix.conf"))
+    monkeypatch.setattr(nix_conf_check, "USERS_FILE", str(tmp_path / "xdg.conf"))
+    (tmp_path / "nix.conf").write_text("extra-trusted-users = everybody\n")
+    main = tmp_path / ".config/nix/nix.conf"
+    main.parent.mkdir(parents=True)
+    ours = str(main.parent / "ours.conf")
+    (tmp_path / "staged").mkdir()
+    nix = Nix()
+    nix.home = str(tmp_path)
+    candidate = Candidate(
+        t.cast(t.Any, nix),
+        str(tmp_path / "staged"),
+        main=str(main),
+        main_text="!include ours.conf\nmax-jobs = 2\n",
+        path=ours,
+        text="extra-trusted-users = me\n",
+    )
+    assert candidate.check().effective == {"extra-trusted-users": ["root", "everybody", "me"]}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_is_staged_is_for_who_calls_nix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nix_conf_check, "DEFAULT_MAIN", str(tmp_path / "nix.conf"))
+    secret, public = tmp_path / "secret.conf", tmp_path / "public.conf"
+    secret.write_text("max-jobs = 7\n")
+    secret.chmod(0o600)
+    public.write_text("extra-trusted-users = everybody\n")
+    staged = tmp_path / "staged"
+    staged.mkdir()
+    nix = Nix()
+    nix.user = pwd.getpwnam("nobody")
+    nix.home = "/nonexistent"
+    text = "!include secret.conf\n!include public.conf\n!include ours.conf\n"
+    ours = str(tmp_path / "ours.conf")
+    main = str(tmp_path / "nix.conf")
+    verdict = Candidate(
+        t.cast(t.Any, nix), str(staged), main=main, main_text=text, path=ours, text="extra-trusted-users = me\n"
+    ).check()
+    assert verdict.effective == {"extra-trusted-users": ["root", "everybody", "me"]}
+    found = [staged, *staged.rglob("*")]
+    assert {each.stat().st_gid for each in found} == {nix.user.pw_gid} and {each.stat().st_uid for each in found} == {0}
+    assert {each.stat().st_mode & 0o777 for each in found} == {0o750, 0o640}
+    assert not any("max-jobs" in each.read_text() for each in found if each.is_file())

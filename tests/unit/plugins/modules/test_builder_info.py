@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import pwd
 import typing as t
 from pathlib import Path
 
@@ -39,6 +40,8 @@ class Module:
             "missing_ok": False,
             "reference_time": None,
             "nix_bin_dir": str(root),
+            "nix_user": None,
+            "nix_wrapper": [],
             **params,
         }
 
@@ -54,7 +57,7 @@ class Module:
         if program == "ssh-keygen":
             assert args[-2] == "-f"
             return (0, "ssh-ed25519 AAAAtrue root@b1\n", "") if args[-1].endswith("ed25519") else (255, "", "agent")
-        if program == "nix-instantiate":
+        if any(word.endswith("/nix-instantiate") for word in args):
             return 0, '"/nix/store"\n', ""
         if "--version" in args:
             return 0, "nix (Nix) 2.26.3\n", ""
@@ -121,6 +124,27 @@ def test_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder_info.os, "access", lambda path, mode: False)
     result = builder_info.inspect(Module(tmp_path, sshd, user="root"))
     assert result["account"]["refused"]["reason"] == "account_shell"
+
+
+def test_a_single_user_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nix-store").touch()
+    nobody = pwd.getpwnam("nobody")
+    monkeypatch.setattr(builder_info, "store_owner", lambda: nobody)
+    result = builder_info.inspect(Module(tmp_path))
+    assert (result["installation"], result["owner"]) == ("single-user", "nobody")
+    assert (result["machine"]["user"], result["account"]["user"], result["account"]["trusted"]) == (
+        "nobody",
+        "nobody",
+        True,
+    )
+    result = builder_info.inspect(Module(tmp_path, user="daemon"))
+    assert (result["machine"]["user"], result["account"]["trusted"]) == ("daemon", False)
+    monkeypatch.setattr(builder_info, "store_owner", lambda: None)
+    result = builder_info.inspect(Module(tmp_path))
+    assert (result["installation"], result["owner"], result["machine"]["user"]) == ("multi-user", None, "nixremote")
+    words = {"nix_wrapper": ["/usr/bin/env", "-i"], "nix_user": "root", "nix_bin_dir": "/shown"}
+    result = builder_info.inspect(Module(tmp_path, user="root", **words))
+    assert (result["installation"], result["owner"]) == ("wrapped", "root")
 
 
 def test_account_that_is_not_there(tmp_path: Path) -> None:

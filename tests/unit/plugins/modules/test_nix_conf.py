@@ -49,7 +49,7 @@ def host(tmp_path: Path, run_module: t.Any) -> Host:
 
 @pytest.fixture
 def no_nix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nix_cli.Nix, "_find", staticmethod(lambda: "/nowhere"))
+    monkeypatch.setattr(nix_cli.Nix, "_find", staticmethod(lambda owner: "/nowhere"))
 
 
 @needs_nix
@@ -97,7 +97,8 @@ def test_a_main_file_that_was_not_there_goes_again(host: Host) -> None:
 def test_roots_own_files_count(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     root = [host.main.parent / name for name in ("root.conf", "xdg.conf")]
     monkeypatch.setattr(nix_conf_check, "DEFAULT_MAIN", str(host.main))
-    monkeypatch.setattr(nix_conf_check, "ROOT_FILES", tuple(map(str, root)))
+    monkeypatch.setattr(nix_conf_check, "USER_FILE", str(root[0]))
+    monkeypatch.setattr(nix_conf_check, "USERS_FILE", str(root[1]))
     root[1].write_text("max-jobs = 8\n")
     assert f"{root[1]}:1 sets max-jobs again" in host()["msg"]
     root[0].write_text("# mine\nmax-jobs = 7\n")

@@ -346,3 +346,17 @@ def test_what_is_missing_is_named(host: Host) -> None:
     assert f"there is no {host.config}" in host()["msg"]
     result = host.run(sshd_account, user="nixremote", settings={}, sshd="/nowhere/sshd")
     assert "there is no sshd" in result["msg"] and "/nowhere/sshd" in result["msg"]
+
+
+def test_keys_besides_the_accounts_own(host: Host, tmp_path: Path) -> None:
+    beside = {"settings": {"MaxSessions": 64}, "keys_file": "/etc/ssh/ours"}
+    assert host(**beside)["changed"]
+    assert host.asked()["authorizedkeysfile"] == ".ssh/authorized_keys .ssh/authorized_keys2 /etc/ssh/ours"
+    assert "ours" not in host.asked("root")["authorizedkeysfile"]
+    assert not host(**beside)["changed"]
+    host.write(host.include + "AuthorizedKeysFile /keys/%u none\n" + host.rest)
+    assert host(**beside)["changed"]
+    assert host.asked()["authorizedkeysfile"].split()[-1] == "/etc/ssh/ours"
+    assert host.asked()["authorizedkeysfile"].startswith("/keys/")
+    assert not host(**beside)["changed"]
+    assert host.absent()["changed"] and "ours" not in host.asked()["authorizedkeysfile"]
