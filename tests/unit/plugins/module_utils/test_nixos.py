@@ -263,6 +263,15 @@ def test_certificates(tmp_path: Path) -> None:
 
 
 @needs_nix
+def test_nobody_is_trusted_where_signatures_count(tmp_path: Path) -> None:
+    signed = {"require-sigs": True, "extra-trusted-public-keys": [SIGNER]}
+    (files,) = evaluated(tmp_path, [[nixos.builder({"settings": signed})]])
+    conf = nix_conf.settings_of(files["nix/nix.conf"]["text"])
+    assert conf["trusted-users"] == "root" and conf["require-sigs"] == "true"
+    assert conf["trusted-public-keys"].split()[1:] == [SIGNER]
+
+
+@needs_nix
 def test_both_on_one_host_and_what_nixos_refuses(tmp_path: Path) -> None:
     settings = {"max-jobs": 2, "extra-secret-key-files": ["/var/lib/nixfleet/signing-key"]}
     both = [nixos.builder({"settings": settings}), nixos.client({"builders": {"builder1": FACT}, "settings": settings})]
