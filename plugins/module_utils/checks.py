@@ -103,6 +103,8 @@ REMEDIES = {
     "feature_unusable": "make it work on the builder, or take the feature out of nix_builder_supported_features "
     "and run playbook nixfleet.builders.fleet",
     "takes_nothing": "let it build: nix_builder_max_jobs above 0, then run playbook nixfleet.builders.fleet",
+    "build_circle": f"{_AGAIN}: a builder that is a client as well builds what comes in itself then (units "
+    "nixfleet-daemon), and does not hand it back to this client",
     "build_timeout": "see what holds the builder's slots ('ps -ef | grep nixbld' there), or raise nix_builder_max_jobs",
     "build_failed": "see what 'nix-build' says with '--builders' and this builder, and the log of nix-daemon there",
     "no_signing_key": "run role nixfleet.builders.nix_builder on the builder, which makes a signing key, and "
@@ -296,6 +298,9 @@ def _size(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+#: What Nix says while another build of the same is running (libstore, derivation-building-goal.cc; 2.8 to 2.34).
+CIRCLE = "waiting for lock on"
+
 #: The first text that is found in what a failed build said decides; without one it is build_failed.
 BUILD_RULES = (
     ("not_trusted", ("not privileged to build", "lacks a valid signature", "lacks a signature by a trusted key")),
@@ -314,6 +319,9 @@ BUILD_RULES = (
 
 def judge_build(rc: int | None, said: str, seconds: float, *, user: str) -> Finding:
     """Why a build came to nothing; C(rc) is None when the time was up."""
+    if rc is None and CIRCLE in said:
+        message = f"the builder waits for the lock of the very build that it was given, so it has passed it on: {said}"
+        return failed("build_circle", message)
     if rc is None:
         return failed("build_timeout", f"no result within {seconds:g} seconds: {said}")
     message = f"nix-build failed with status {rc}: {said}"

@@ -9,12 +9,19 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
+
+#: How often is looked what a program has said by now, in seconds.
+LOOK = 5.0
 
 
-def run_limited(argv: list[str], environment: dict[str, str], timeout: float) -> tuple[int | None, str, str]:
+def run_limited(
+    argv: list[str], environment: dict[str, str], timeout: float, hopeless: str = ""
+) -> tuple[int | None, str, str]:
     """(exit status, stdout, stderr) of a program without stdin; the status is None when the time was up.
 
-    C(timeout) is in seconds. Then the program and all that it started are killed, except what left its session.
+    C(timeout) is in seconds. The time is also up when it has said C(hopeless) on stderr and goes on. Then the program
+    and all that it started are killed, except what left its session.
     """
     # AnsibleModule.run_command has no time limit.
     process = subprocess.Popen(  # pylint: disable=ansible-bad-function
@@ -27,9 +34,17 @@ def run_limited(argv: list[str], environment: dict[str, str], timeout: float) ->
         text=True,
         errors="replace",
     )
+    end = time.monotonic() + timeout
     try:
-        out, err = process.communicate(timeout=timeout)
-        return process.returncode, out, err
+        while True:
+            left = end - time.monotonic()
+            try:
+                out, err = process.communicate(timeout=min(LOOK, left) if hopeless else left)
+                return process.returncode, out, err
+            except subprocess.TimeoutExpired as expired:
+                # Bytes, also of a stream of text.
+                if time.monotonic() >= end or (hopeless and hopeless.encode() in (expired.stderr or b"")):
+                    raise
     except subprocess.TimeoutExpired:
         _end_session(process.pid)
         # A grandchild that left the session could keep the pipes open: what was read until now has to do.

@@ -76,10 +76,10 @@ class NixosError(Exception):
 
 
 class Field(t.NamedTuple):
-    """A key of what is given: its type, and its value where it is not; C(...): it must be given."""
+    """A key of what is given: its type, and its value where it is not."""
 
     type: type | tuple[type, ...]
-    default: t.Any = ...
+    default: t.Any
 
 
 _NUMBER = (int,)

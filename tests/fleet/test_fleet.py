@@ -227,6 +227,31 @@ def test_runs_at_the_same_time_do_not_disturb_each_other() -> None:
         fleet("down", "x", "y")
 
 
+def test_what_hosts_have_told_the_kernel_goes_with_them_however_they_end() -> None:
+    shown = "/proc/sys/fs/binfmt_misc"
+    mine, theirs = f"nixfleet-{NAME}", f"other-{NAME}"
+    try:
+        fleet("up", "x:trixie")
+        fleet("binfmt", "x")
+        for name in (mine, theirs):
+            fleet("exec", "x", "--", "sh", "-ec", f"echo ':{name}:E::{name}::/bin/true:F' >{shown}/register")
+        # The host's own service would empty the machine's list.
+        refused = fleet("exec", "x", "--", "systemctl", "restart", "systemd-binfmt.service", check=False)
+        assert refused.returncode and "masked" in refused.stderr
+        fleet("kill", "x")
+        fleet("up", "x")
+        fleet("binfmt", "x")
+        names = fleet("exec", "x", "--", "ls", shown).stdout.split()
+        assert mine in names and theirs in names
+        fleet("exec", "x", "--", "sh", "-c", f"echo -1 >{shown}/{theirs}")
+    finally:
+        fleet("down", "x")
+    fleet("binfmt", "b1")
+    # Another fleet's host may have its own still.
+    others = list(Path("/var/lib/nixfleet-test/fleets").glob("*/hosts/*/handlers"))
+    assert len(others) > 1 or mine not in fleet("exec", "b1", "--", "ls", shown).stdout.split()
+
+
 def test_down_is_idempotent() -> None:
     fleet("up", "x:trixie")
     fleet("down", "x")

@@ -15,7 +15,12 @@ says() {
 systemd=false
 [ ! -d /run/systemd/system ] || systemd=true
 fact=
-[ ! -e "$1" ] || fact=$(base64 -w0 "$1")
+[ ! -e "$1" ] || fact=$(base64 <"$1" | tr -d '\n')
+service=$(says is-active nix-daemon.service)
+# Without systemd, as on Alpine and macOS, it is enough that it runs.
+if ! command -v systemctl >/dev/null 2>&1 && pgrep -x nix-daemon >/dev/null 2>&1; then
+    service=true
+fi
 printf '{"bin_dir": "%s", "enabled": %s, "socket": %s, "service": %s, "systemd": %s, "fact": "%s"}\n' \
     "$bin_dir" "$(says is-enabled nix-daemon.socket)" "$(says is-active nix-daemon.socket)" \
-    "$(says is-active nix-daemon.service)" "$systemd" "$fact"
+    "$service" "$systemd" "$fact"

@@ -307,6 +307,7 @@ def set_cut(host: Host, cut: bool) -> None:
 # namespaces). A host's own systemd would empty it whenever it starts or stops that service, so it must not.
 SHOW_HANDLERS = """
 ln -sfn /dev/null /etc/systemd/system/systemd-binfmt.service
+systemctl daemon-reload
 mountpoint -q "$1" || mount -t binfmt_misc binfmt_misc "$1"
 """
 HANDLERS = "/proc/sys/fs/binfmt_misc"

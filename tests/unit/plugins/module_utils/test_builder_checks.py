@@ -148,6 +148,7 @@ def test_unreachable_builder_is_not_asked_to_build(tmp_path: Path) -> None:
     [
         ("echo 'error: unable to start any build' >&2; exit 100", "takes_nothing"),
         ("for n in 1 2 3; do echo 'waiting for a machine' >&2; done; sleep 60", "build_timeout"),
+        ("echo \"waiting for lock on '/nix/store/x'\" >&2; sleep 60", "build_circle"),
         ("echo 'error: oh' >&2; exit 1", "build_failed"),
     ],
 )

@@ -250,6 +250,7 @@ def test_clock(builder: float, client: float, says: str | None) -> None:
     ("rc", "said", "reason"),
     [
         (None, "waiting for a machine", "build_timeout"),
+        (None, "waiting for lock on '/nix/store/x'", "build_circle"),
         # 2.8 and 2.34.
         (1, "error: unable to start any build; either increase '--max-jobs' or enable remote builds.", "takes_nothing"),
         (1, "Reason: local builds are disabled (max-jobs = 0)", "takes_nothing"),

@@ -321,3 +321,9 @@ def test_gate_that_cannot_be_made(nix_bin: str, wrapper: list[str], says: str) -
 def test_load_that_is_none(line: str) -> None:
     with pytest.raises(gate.GateError, match="load probe's answer"):
         gate.parse_load(line)
+
+
+def test_a_daemon_apart_from_the_other_programs() -> None:
+    text = gate.render("/usr/bin", serve=True, daemon_bin="/usr/sbin")
+    assert "'nix-daemon --stdio') run /usr/sbin/nix-daemon --stdio ;;" in text
+    assert "'nix-store --serve --write') run /usr/bin/nix-store --serve --write ;;" in text

@@ -8,6 +8,7 @@ import os
 import time
 
 import pytest
+from ansible_collections.nixfleet.builders.plugins.module_utils import limited_run
 from ansible_collections.nixfleet.builders.plugins.module_utils.limited_run import run_limited
 
 
@@ -30,6 +31,15 @@ def test_time_is_up(script: str) -> None:
     assert time.monotonic() - start < 5
     assert rc is None
     assert err == ("err\n" if "err" in script else "")
+
+
+def test_hopeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limited_run, "LOOK", 0.2)
+    start = time.monotonic()
+    script = "echo begun >&2; sleep 1; echo no hope >&2; sleep 60"
+    assert run_limited(["/bin/sh", "-c", script], {}, 30, "no hope") == (None, "", "begun\nno hope\n")
+    assert time.monotonic() - start < 10
+    assert run_limited(["/bin/sh", "-c", "echo no hope >&2; exit 3"], {}, 30, "no hope") == (3, "", "no hope\n")
 
 
 def test_children_are_gone() -> None:

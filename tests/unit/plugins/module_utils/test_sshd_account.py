@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ansible_collections.nixfleet.builders.plugins.module_utils import sshd_account
 from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_account import SshdAccount
 from ansible_collections.nixfleet.builders.plugins.module_utils.sshd_config import SshdConfigError
 
@@ -63,3 +64,25 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "sshd").touch()
     with pytest.raises(SshdConfigError, match="there is no .*none; name sshd's configuration"):
         SshdAccount(t.cast(t.Any, None), sshd=str(tmp_path / "sshd"), **given)
+
+
+def test_a_vendors_configuration_is_read_and_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sshd").touch()
+    own, vendor, path = tmp_path / "etc/sshd_config", tmp_path / "usr/sshd_config", tmp_path / "etc/d/10-nixfleet.conf"
+    for file in (own, vendor):
+        file.parent.mkdir()
+    vendor.write_text(f"Include {path.parent}/*.conf\n")
+    monkeypatch.setattr(sshd_account, "VENDOR_CONFIGS", {str(own): str(vendor)})
+
+    def make() -> SshdAccount:
+        module = t.cast(t.Any, SimpleNamespace(tmpdir=str(tmp_path)))
+        return SshdAccount(module, user="u", path=str(path), config=str(own), sshd=str(tmp_path / "sshd"))
+
+    made = make()
+    assert (made.config, made.aside) == (str(vendor), str(own.parent / "10-nixfleet.conf"))
+    assert made.main_with_include("mend") == made.main
+    vendor.write_text("Port 22\n")
+    with pytest.raises(SshdConfigError, match="belongs to the distribution; copy it to /etc/ssh"):
+        make().main_with_include("mend")
+    own.write_text("Port 22\n")
+    assert make().config == str(own)
