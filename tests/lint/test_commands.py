@@ -73,7 +73,7 @@ def commands(text: str) -> list[Shown]:
             if (language in ("sh", "bash") and line and line[0] != "#")
             or (language in ("", "text") and is_command(line))
         ]
-    return found + [Shown(command, None) for command in _INLINE.findall(_FENCE.sub("", text))]
+    return found + [Shown(" ".join(command.split()), None) for command in _INLINE.findall(_FENCE.sub("", text))]
 
 
 def is_command(line: str) -> bool:

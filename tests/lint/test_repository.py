@@ -122,3 +122,16 @@ def test_every_requirement_is_pinned() -> None:
                 versions.setdefault(name.lower(), set()).add(version)
     del versions["ansible-core"]
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}
+
+
+def test_variables_in_pages_are_those_of_the_roles() -> None:
+    """What a page tells people to set, or a fact or a variable that the collection itself sets."""
+    specs = [load(ROOT / "roles" / role / "meta/argument_specs.yml")["argument_specs"] for role in ROLES]
+    known = {name for spec in specs for entry in spec.values() for name in entry["options"]}
+    known |= {"nix_builder_fact", "nix_client_fact", "nix_builder_machine"}
+    unknown = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+        for name in sorted(set(re.findall(rf"\b(?:{'|'.join(ROLES)})_[a-z_]+", page.read_text())) - known)
+    ]
+    assert unknown == []
