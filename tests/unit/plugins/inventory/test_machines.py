@@ -19,6 +19,7 @@ from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader, inventory_loader
 from ansible.template import Templar
+from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine
 from ansible_collections.nixfleet.builders.plugins.module_utils.machines import render_file
 from ansible_collections.nixfleet.builders.plugins.plugin_utils.builder_hosts import builder_hosts
@@ -161,8 +162,15 @@ def test_the_lookups_know_its_machines(tmp_path: Path) -> None:
     assert "b1.example.org" in json.dumps(out["route"])
 
 
-def read(source: Path) -> InventoryData:
+@pytest.fixture(scope="module")
+def finder() -> t.Iterator[None]:
+    """Ansible's finder of collections, which finds its own fragments of documentation; other tests do without it."""
     init_plugin_loader([COLLECTIONS])
+    yield
+    _AnsibleCollectionFinder._remove()
+
+
+def read(source: Path) -> InventoryData:
     inventory = InventoryData()
     # By its directory: ansible's finder of collections does not work once another test has imported this one.
     inventory_loader.add_directory(str(Path(COLLECTIONS) / "ansible_collections/nixfleet/builders/plugins/inventory"))
@@ -175,7 +183,7 @@ def read(source: Path) -> InventoryData:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(MACHINE_LISTS)
-def test_the_lookup_gives_the_files_machines_back(tmp_path: Path, machines: list[Machine]) -> None:
+def test_the_lookup_gives_the_files_machines_back(finder: None, tmp_path: Path, machines: list[Machine]) -> None:
     text = render_file(machines, NEW)
     inventory = read(write(tmp_path, text))
     names = list(inventory.hosts)
@@ -189,6 +197,6 @@ def test_the_lookup_gives_the_files_machines_back(tmp_path: Path, machines: list
     assert found == [machine for machine in machines if machine in found]
 
 
-def test_only_files_of_its_name(tmp_path: Path) -> None:
+def test_only_files_of_its_name(finder: None, tmp_path: Path) -> None:
     with pytest.raises(AnsibleParserError):
         read(tmp_path / "missing.machines.yml")
