@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Written by the Ansible collection nixfleet.builders. Changes made here are lost.
@@ -80,7 +79,7 @@ class Reader:
             raise EOFError
         self.number()
         system, derivation = self.string(), self.string()
-        features = frozenset(self.string() for _ in range(self.number()))
+        features = frozenset(self.string() for dummy in range(self.number()))
         return Request(system, derivation, features, self._raw)
 
 

@@ -5,7 +5,7 @@
 # Without a tarball it is that of Debian's packages. ROOT is where the store will be: /nix, or a directory that a wrapper shows as /nix.
 set -eu
 user=$1 root=$2 tarball=${3-}
-useradd --create-home --shell /bin/bash --password '$6$salt$hash' "$user"
+useradd --create-home --shell /bin/bash --password "\$6\$salt\$hash" "$user"
 home=/home/$user
 install -d -o "$user" -g "$user" -m 700 "$home/.ssh" "$home/.config" "$home/.config/nix"
 install -o "$user" -g "$user" -m 600 /root/.ssh/authorized_keys "$home/.ssh/authorized_keys"
