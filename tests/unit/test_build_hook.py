@@ -113,7 +113,7 @@ def test_settings_and_request_are_read_as_they_are_written(settings: dict[str, s
     raw = b"".join(wanted)
     reader = hook.Reader(io.BytesIO(hook.encode(settings) + raw + raw))
     assert reader.settings() == settings
-    for dummy in range(2):
+    for _number in range(2):
         assert reader.request() == hook.Request("x86_64-linux", "/nix/store/x.drv", frozenset(["kvm", "big"]), raw)
     with pytest.raises(EOFError):
         reader.request()

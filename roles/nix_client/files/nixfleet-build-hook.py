@@ -79,7 +79,7 @@ class Reader:
             raise EOFError
         self.number()
         system, derivation = self.string(), self.string()
-        features = frozenset(self.string() for dummy in range(self.number()))
+        features = frozenset(self.string() for _number in range(self.number()))
         return Request(system, derivation, features, self._raw)
 
 
