@@ -166,15 +166,18 @@ class Candidate:
             raise NixError(f"nix {' '.join(words)} --json printed no JSON: {error}", rc, err) from error
 
     def _show_alone(self, settings: t.Mapping[str, str]) -> Shown:
+        # Behind an empty main file where ours is a user's: Nix 2.25 to 2.33 forget a build-hook that the main file sets.
+        before = [] if self._main == DEFAULT_MAIN else ["nothing"]
+        self._texts["nothing"] = ""
         try:
-            return self._show("alone", [self._path])
+            return self._show("alone", [*before, self._path])
         except NixError as error:
             said = str(error)
         for number, (name, value) in enumerate(settings.items()):
             single = f"setting{number}"
             self._texts[single] = nix_conf.render({name: value})
             try:
-                self._show(single, [single])
+                self._show(single, [*before, single])
             except NixError as error:
                 raise Refused(f"Nix {self._version} does not take the setting {name} = {value}: {error}") from error
         raise Refused(f"Nix {self._version} does not take the settings meant for {self._path}: {said}")

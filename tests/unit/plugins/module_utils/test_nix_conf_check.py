@@ -47,6 +47,9 @@ class Nix:
                         error = f"warning: x\nerror: not a number, in {it.file}\n"
                         return 1, "", error + "Try '/usr/bin/nix --help' for more information."
                     values[base] = int(it.value)
+                elif base == "build-hook":
+                    # As Nix 2.25 to 2.33 do.
+                    values[base] = ["stock"] if file == str(start) else [it.value]
                 elif base == "map":
                     values[base] = dict(pair.split("=") for pair in it.value.split())
                 else:
@@ -161,7 +164,16 @@ def test_no_json(check: t.Any) -> None:
         check("max-jobs = 3\n", nix=Broken())
 
 
-def test_the_file_of_the_user_who_owns_nix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("text", "effective"),
+    [
+        ("extra-trusted-users = me\n", {"extra-trusted-users": ["root", "everybody", "me"]}),
+        ("build-hook = /hook\n", {"build-hook": ["/hook"]}),
+    ],
+)
+def test_the_file_of_the_user_who_owns_nix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, effective: dict[str, t.Any]
+) -> None:
     monkeypatch.setattr(nix_conf_check, "DEFAULT_MAIN", str(tmp_path / "nix.conf"))
     monkeypatch.setattr(nix_conf_check, "USERS_FILE", str(tmp_path / "xdg.conf"))
     (tmp_path / "nix.conf").write_text("extra-trusted-users = everybody\n")
@@ -177,9 +189,9 @@ def test_the_file_of_the_user_who_owns_nix(tmp_path: Path, monkeypatch: pytest.M
         main=str(main),
         main_text="!include ours.conf\nmax-jobs = 2\n",
         path=ours,
-        text="extra-trusted-users = me\n",
+        text=text,
     )
-    assert candidate.check().effective == {"extra-trusted-users": ["root", "everybody", "me"]}
+    assert candidate.check().effective == effective
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
