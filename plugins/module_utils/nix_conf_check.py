@@ -166,7 +166,7 @@ class Candidate:
             raise NixError(f"nix {' '.join(words)} --json printed no JSON: {error}", rc, err) from error
 
     def _show_alone(self, settings: t.Mapping[str, str]) -> Shown:
-        # Behind an empty main file where ours is a user's: Nix 2.25 to 2.33 forget a build-hook that the main file sets.
+        # Behind an empty main file where ours is a user's: Nix 2.25 to 2.33 forget a build-hook of the main file.
         before = [] if self._main == DEFAULT_MAIN else ["nothing"]
         self._texts["nothing"] = ""
         try:
