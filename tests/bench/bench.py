@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import base64
 import collections
+import contextlib
+import itertools
 import json
 import os
 import platform
@@ -18,6 +20,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 import typing as t
 from pathlib import Path
@@ -41,12 +44,18 @@ SECOND_SECONDS = 20.0
 MACHINES = 10_000
 MACHINES_SECONDS = 1.0
 SERIES = (1, 2, 4, 8)
+#: Hosts in all, every fifth of them a client.
+SCALE = (5, 10, 20, 40)
+SECOND_SHARE = 1 / 3
+RUNS = ("fresh", "second")
+#: How often the controller's memory is looked at.
+MEMORY_SECONDS = 0.5
 #: How much more the last hosts may cost than those before them: the noise of two measurements.
 GROWTH = 1.2
 BUSY_LOAD = 1.0
 FORKS = 10
 #: What the playbook fleet and the machines file take; those of the dispatcher are dispatching.py's.
-PLAYBOOK_CASES = ("machines_file", "fleet", "series")
+PLAYBOOK_CASES = ("machines_file", "fleet", "series", "scale")
 CASES = (*PLAYBOOK_CASES, *dispatching.CASES)
 
 Json = dict[str, t.Any]
@@ -97,6 +106,30 @@ def read_trace(path: Path) -> list[Json]:
     return list(tasks.values())
 
 
+class Memory(threading.Thread):
+    """Watches what all processes of a session use together, in kB; what they share is counted once (Pss)."""
+
+    def __init__(self, session: int) -> None:
+        super().__init__(daemon=True)
+        self.session = session
+        self.most = 0
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(MEMORY_SECONDS):
+            self.most = max(self.most, sum(map(self.used, Path("/proc").glob("[0-9]*"))))
+
+    def used(self, process: Path) -> int:
+        """What the process uses, if it is one of the session and still there."""
+        with contextlib.suppress(OSError, IndexError):
+            # State, parent, group and session follow the name, which may hold anything.
+            if int((process / "stat").read_text().rpartition(")")[2].split()[3]) == self.session:
+                for line in (process / "smaps_rollup").read_text().splitlines():
+                    if line.startswith("Pss:"):
+                        return int(line.split()[1])
+        return 0
+
+
 def run_playbook(name: str, *, with_tasks: bool) -> Json:
     """Runs fleet.yml on the fleet; its times and counts."""
     STATE.mkdir(parents=True, exist_ok=True)
@@ -115,16 +148,26 @@ def run_playbook(name: str, *, with_tasks: bool) -> Json:
     hosts_before, controller_before = hosts_cpu(), resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
     with open(log, "wb") as output:
-        done = subprocess.run(
+        playbook = subprocess.Popen(
             ["ansible-playbook", "-i", str(inventory), "nixfleet.builders.fleet"],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            check=False,
+            start_new_session=True,
         )
+        memory = Memory(playbook.pid)
+        memory.start()
+        try:
+            playbook.wait()
+        finally:
+            # A session of its own does not hear of an interrupt.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(playbook.pid, signal.SIGTERM)
+            memory.over.set()
     seconds = time.monotonic() - start
-    if done.returncode:
+    memory.join()
+    if playbook.returncode:
         raise SystemExit(f"bench: the playbook failed, see {log}:\n{log.read_text(errors='replace')[-2000:]}")
     controller = resource.getrusage(resource.RUSAGE_CHILDREN)
     tasks = read_trace(trace)
@@ -142,8 +185,8 @@ def run_playbook(name: str, *, with_tasks: bool) -> Json:
             ),
             "hosts": round(hosts_cpu() - hosts_before, 1),
         },
-        # Of the largest process so far; each fork shares most of its memory with the first.
-        "controller_memory_mb": controller.ru_maxrss // 1024,
+        # Of ansible-playbook and all that it has started, at the worst moment seen.
+        "controller_memory_mb": round(memory.most / 1024),
         **({"by_task": tasks} if with_tasks else {}),
     }
 
@@ -215,32 +258,46 @@ def host_key(number: int) -> str:
 
 
 def extra_hosts(series: t.Mapping[int, Json]) -> Json:
-    """What one builder more costs, from each length of the series to the next.
+    """What one host more costs, from each length of the series to the next.
 
     The first step is cheap, as one host alone leaves cores idle; the last two tell whether the cost grows.
     """
 
-    def cost(pick: t.Callable[[Json], float]) -> list[Json]:
+    def cost(name: str, pick: t.Callable[[Json], float]) -> list[Json]:
         return [
-            {
-                "from": few,
-                "to": many,
-                "seconds_per_host": round((pick(series[many]) - pick(series[few])) / (many - few), 2),
-            }
-            for few, many in zip(SERIES, SERIES[1:])
+            {"from": few, "to": many, name: round((pick(series[many]) - pick(series[few])) / (many - few), 2)}
+            for few, many in itertools.pairwise(series)
         ]
 
-    result: Json = {"builders": {str(count): runs for count, runs in series.items()}}
-    for which in ("fresh", "second"):
-        steps = cost(lambda runs, which=which: runs[which]["seconds"])  # type: ignore[misc]
-        cpu = cost(lambda runs, which=which: sum(runs[which]["cpu_seconds"].values()))  # type: ignore[misc]
+    result: Json = {"hosts": {str(count): runs for count, runs in series.items()}}
+    for which in RUNS:
+        steps = cost("seconds_per_host", lambda runs, which=which: runs[which]["seconds"])  # type: ignore[misc]
         result[which] = {
             "wall": steps,
-            "cpu": cpu,
+            "cpu": cost("seconds_per_host", lambda runs, which=which: sum(runs[which]["cpu_seconds"].values())),  # type: ignore[misc]
+            "memory": cost("mb_per_host", lambda runs, which=which: runs[which]["controller_memory_mb"]),  # type: ignore[misc]
             "target_growth": GROWTH,
             "reached": steps[-1]["seconds_per_host"] <= GROWTH * steps[-2]["seconds_per_host"],
         }
     return result
+
+
+def scale() -> Json:
+    """From bare hosts to a fleet, and once more, for fleets of several sizes."""
+    series: dict[int, Json] = {}
+    for count in SCALE:
+        clients = count // 5
+        names = [f"client{number}" for number in range(1, clients + 1)]
+        names += [f"builder{number}" for number in range(1, count - clients + 1)]
+        runs = both_runs(f"hosts-{count}", [f"{name}:trixie:bare" for name in names])
+        series[count] = {**dict(zip(RUNS, runs)), "clients": clients, "builders": count - clients}
+        share = runs[1]["seconds"] / runs[0]["seconds"]
+        series[count]["second_of_fresh"] = {
+            "share": round(share, 2),
+            "target_share": round(SECOND_SHARE, 2),
+            "reached": share <= SECOND_SHARE,
+        }
+    return extra_hosts(series)
 
 
 def dispatch_cases(names: list[str], *, quick: bool, keep: bool) -> Json:
@@ -293,7 +350,7 @@ def main() -> int:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="without the series of 1, 2, 4 and 8 builders, the rest with smaller counts",
+        help="without the series of 1 to 8 builders and of 5 to 40 hosts, the rest with smaller counts",
     )
     parser.add_argument(
         "--keep", action="store_true", help="for the dispatcher's cases: take hosts that run, leave them"
@@ -301,7 +358,7 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="fail when a target is missed")
     parser.add_argument("--tasks", action="store_true", help="with the seconds and modules of each task")
     options = parser.parse_args()
-    cases = options.only or [case for case in CASES if case != "series" or not options.quick]
+    cases = options.only or [case for case in CASES if case not in ("series", "scale") or not options.quick]
     signal.signal(signal.SIGTERM, lambda *_args: sys.exit(143))
 
     result: Json = {"environment": facts(), "warnings": []}
@@ -323,8 +380,10 @@ def main() -> int:
             for count in SERIES:
                 specs = ["client1:trixie", *(f"builder{number}:trixie" for number in range(1, count + 1))]
                 runs = both_runs(f"builders-{count}", specs)
-                series[count] = dict(zip(("fresh", "second"), runs))
-            result["extra_host"] = extra_hosts(series)
+                series[count] = dict(zip(RUNS, runs))
+            result["extra_builder"] = extra_hosts(series)
+        if "scale" in cases:
+            result["scale"] = scale()
         chosen = [case for case in dispatching.CASES if case in cases]
         if chosen:
             result["dispatch"] = dispatch_cases(chosen, quick=options.quick, keep=options.keep)

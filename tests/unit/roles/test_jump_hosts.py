@@ -27,7 +27,7 @@ def known(*jumps: str) -> dict[str, t.Any]:
     }
 
 
-BUILDERS = {"b1": known("bastion"), "b2": known("gw", "bastion"), "b3": known()}
+BUILDERS = {"b1": known("bastion"), "b2": known("gw", "bastion"), "b3": {**known(), "host_keys": [KEY, OTHER_KEY]}}
 FACTS = {
     "ansible_ssh_host_key_ed25519_public": KEY.split()[1],
     "ansible_ssh_host_key_ed25519_public_keytype": "ssh-ed25519",
@@ -133,6 +133,11 @@ def test_a_new_key_is_proved_on_jump_hosts_that_take_the_clients_own(played: Pla
     config = played.shown["rotating"]["config"]
     assert config.count("IdentityFile /root/.ssh/nixremote.next") == 4
     assert "/root/.ssh/gw.next" not in config
+
+
+def test_a_builder_that_changes_its_host_keys_is_tried_again(played: Played) -> None:
+    found = blocks(played, "far")
+    assert [name for name, block in found.items() if "ConnectionAttempts" in block] == ["b3"]
 
 
 def test_refused_before_anything_is_changed(played: Played) -> None:
