@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import base64
 import collections
+import contextlib
 import importlib.util
 import json
 import multiprocessing
@@ -44,7 +45,11 @@ ROOT = Path(__file__).resolve().parents[2]
 HANG = 5
 CHUNK = 5_000
 VERSIONS = ((2, 8), (2, 20), (2, 26, 3), (2, 34, 8))
-NIX = ["nix", "--extra-experimental-features", "nix-command"]
+ANSWERS = ROOT / "tests/support/nix_answers.py"
+#: This machine, among hosts of the test fleet.
+HERE = "here"
+
+Json = dict[str, t.Any]
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPK7XD52mnzLl1o8Yj7DgPKUQ4NVNM/hyQZRXEVS8BZP"
 KEY_COLUMN = base64.b64encode(f"{KEY}\n".encode()).decode()
@@ -281,22 +286,20 @@ def chunk(task: tuple[str, int, int]) -> dict[str, t.Any]:
 # Each compare_… yields "" for what is read alike, and the difference for what is not.
 
 
-def nix(*arguments: str, text: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    """Runs Nix's command line. Raises where it does not end."""
-    return subprocess.run(
-        [*NIX, *arguments],
-        input=text,
-        capture_output=True,
-        encoding="utf-8",
-        # A message of Nix may be cut off within a character.
-        errors="surrogateescape",
-        timeout=60,
-        check=False,
-        env={**os.environ, **env},
-    )
+def asked(host: str, questions: list[Json]) -> list[Json]:
+    """What the Nix of a host answers, see nix_answers.py. Raises CalledProcessError."""
+    if host == HERE:
+        argv = [sys.executable, str(ANSWERS)]
+    else:
+        fleet, _slash, name = host.partition("/")
+        argv = [str(ROOT / "tests/fleet/fleet"), "exec", "--fleet", fleet, name, "--", "python3", "-c"]
+        argv.append(ANSWERS.read_text())
+    done = subprocess.run(argv, input=json.dumps(questions), stdout=subprocess.PIPE, text=True, timeout=600, check=True)
+    answers: list[Json] = json.loads(done.stdout)
+    return answers
 
 
-def compare_machines(sample: list[str]) -> t.Iterator[str]:
+def compare_machines(host: str, sample: list[str]) -> t.Iterator[str]:
     """By Nix's own build hook, with the judge of the unit tests."""
     path = ROOT / "tests/unit/plugins/module_utils/test_machines_real_nix.py"
     spec = importlib.util.spec_from_file_location("test_machines_real_nix", path)
@@ -314,7 +317,7 @@ def compare_machines(sample: list[str]) -> t.Iterator[str]:
     sample = [
         text for text in sample if "@" not in re.sub(r"u@h\d", "", text) and not re.search(r"[][()\x00-\x08\x1b]", text)
     ]
-    for text, answer in zip(sample, judge.ask("here", [(text, {}) for text in sample])):
+    for text, answer in zip(sample, judge.ask(host, [(text, {}) for text in sample])):
         try:
             found = judge.ours(text, {}, tuple(answer["version"]))
             machines.check(found, tuple(answer["version"]))
@@ -335,44 +338,51 @@ def compare_machines(sample: list[str]) -> t.Iterator[str]:
             yield ""
 
 
-def compare_conf(sample: list[str]) -> t.Iterator[str]:
-    with tempfile.TemporaryDirectory() as directory:
-        for text in sample:
-            entries = nix_conf.parse(text)
-            if any(isinstance(entry, nix_conf.Include) for entry in entries):
-                continue
-            Path(directory, "nix.conf").write_text(text)
-            done = nix("show-config", "--json", NIX_CONF_DIR=directory, NIX_USER_CONF_FILES="")
-            if done.returncode:
-                yield f"Nix refuses {text!r}: {done.stderr[-300:]}"
-                continue
-            shown = json.loads(done.stdout)
-            for name, value in nix_conf.settings_of(text).items():
-                if name not in CONF_NAMES or f"extra-{name}" in text:
-                    continue
-                theirs = shown[name]["value"]
-                ours: t.Any = value
-                if isinstance(theirs, list):
-                    ours = value.split(" ") if value else []
-                    if name == "system-features":
-                        ours, theirs = sorted(set(ours)), sorted(theirs)
-                yield "" if ours == theirs else f"{name} in {text!r}: {ours!r}, Nix has {theirs!r}"
-
-
-def compare_signing(sample: list[str]) -> t.Iterator[str]:
-    for text in sample:
-        try:
-            ours = str(signing.parse_secret(text).public)
-        except signing.SigningError:
+def compare_conf(host: str, sample: list[str]) -> t.Iterator[str]:
+    sample = [text for text in sample if not any(isinstance(entry, nix_conf.Include) for entry in nix_conf.parse(text))]
+    questions = [
+        {
+            "files": {"nix.conf": text},
+            "env": {"NIX_CONF_DIR": "{own}", "NIX_USER_CONF_FILES": ""},
+            # Its new name, config show, is not known to Nix 2.8.
+            "commands": [["show-config", "--json"]],
+        }
+        for text in sample
+    ]
+    for text, answer in zip(sample, asked(host, questions)):
+        if "Cannot parse Nix store" in answer["stderr"]:
+            # Nix 2.34 looks into the value of substituters already; what it may be is for the module nix_conf to ask Nix.
             continue
-        done = nix("key", "convert-secret-to-public", text=text)
-        if done.returncode:
-            yield f"Nix refuses {text!r}: {done.stderr[-300:]}"
+        if answer["status"]:
+            yield f"Nix refuses {text!r}: {answer['stderr'][-300:]}"
+            continue
+        shown = json.loads(answer["stdout"])
+        for name, value in nix_conf.settings_of(text).items():
+            if name not in CONF_NAMES or f"extra-{name}" in text:
+                continue
+            theirs = shown[name]["value"]
+            ours: t.Any = value
+            if isinstance(theirs, list):
+                ours = value.split(" ") if value else []
+                if name == "system-features":
+                    ours, theirs = sorted(set(ours)), sorted(theirs)
+            yield "" if ours == theirs else f"{name} in {text!r}: {ours!r}, Nix has {theirs!r}"
+
+
+def compare_signing(host: str, sample: list[str]) -> t.Iterator[str]:
+    public = {}
+    for text in sample:
+        with contextlib.suppress(signing.SigningError):
+            public[text] = str(signing.parse_secret(text).public)
+    questions = [{"input": text, "commands": [["key", "convert-secret-to-public"]]} for text in public]
+    for (text, ours), answer in zip(public.items(), asked(host, questions)):
+        if answer["status"]:
+            yield f"Nix refuses {text!r}: {answer['stderr'][-300:]}"
         else:
-            yield "" if done.stdout.strip() == ours else f"{text!r}: {ours!r}, Nix has {done.stdout!r}"
+            yield "" if answer["stdout"].strip() == ours else f"{text!r}: {ours!r}, Nix has {answer['stdout']!r}"
 
 
-def compare_ssh(sample: list[str]) -> t.Iterator[str]:
+def compare_ssh(_host: str, sample: list[str]) -> t.Iterator[str]:
     """By ssh-keygen, all in one file; the comment says which is which. What it passes over is no key for ssh either."""
     with tempfile.NamedTemporaryFile("w") as file:
         ours = {}
@@ -389,38 +399,64 @@ def compare_ssh(sample: list[str]) -> t.Iterator[str]:
             yield "" if same else f"{ours[comment]}: ssh-keygen has {fingerprint}"
 
 
-def compare_drv(sample: list[str]) -> t.Iterator[str]:
-    with tempfile.TemporaryDirectory() as directory:
-        for number, text in enumerate(sample):
-            file = Path(directory, f"{number}.drv")
-            file.write_text(text)
-            added = nix("--store", directory, "store", "add-file", "--name", "x.drv", str(file))
-            done = nix("--store", directory, "show-derivation", added.stdout.strip())
-            if done.returncode:
-                # Nix also reads the paths in it, and refuses to go on with what is no store path; so do we, later.
-                continue
-            (theirs,) = json.loads(done.stdout).values()
-            drv = derivation.parse("/nix/store/x.drv", text.encode())
-            ours = {
-                "outputs": {name: output.path for name, output in drv.outputs.items()},
-                "inputSrcs": sorted(set(drv.input_srcs)),
-                "inputDrvs": {path: sorted(set(names)) for path, names in drv.input_drvs.items()},
-                "system": drv.system,
-                "builder": drv.builder,
-                "args": list(drv.args),
-                "env": dict(drv.env),
-            }
-            found = {
-                **{key: theirs[key] for key in ("builder", "args", "env")},
-                "outputs": {name: output.get("path", "") for name, output in theirs["outputs"].items()},
-                "inputSrcs": sorted(theirs["inputSrcs"]),
-                "inputDrvs": {path: sorted(names) for path, names in theirs["inputDrvs"].items()},
-                "system": theirs["system"],
-            }
-            yield "" if ours == found else f"{text!r}: {ours}, Nix has {found}"
+def compare_drv(host: str, sample: list[str]) -> t.Iterator[str]:
+    questions = [
+        {
+            "files": {"x.drv": text},
+            "commands": [
+                ["--store", "{store}", "store", "add-file", "--name", "x.drv", "x.drv"],
+                # Its new name, derivation show, is not known to Nix 2.8.
+                ["--store", "{store}", "show-derivation", "{last}"],
+            ],
+        }
+        for text in sample
+    ]
+    for text, answer in zip(sample, asked(host, questions)):
+        if answer["status"]:
+            # Nix also reads the paths in it, and refuses to go on with what is no store path; so do we, later.
+            continue
+        theirs = shown_derivation(json.loads(answer["stdout"]))
+        drv = derivation.parse("/nix/store/x.drv", text.encode())
+        env = dict(drv.env)
+        ours = {
+            "outputs": {name: output.path for name, output in drv.outputs.items()},
+            "inputSrcs": sorted(set(drv.input_srcs)),
+            "inputDrvs": {path: sorted(set(names)) for path, names in drv.input_drvs.items()},
+            "system": drv.system,
+            "builder": drv.builder,
+            "args": list(drv.args),
+            "env": env,
+        }
+        if "structuredAttrs" in theirs:
+            ours["structuredAttrs"] = json.loads(env.pop("__json"))
+        if theirs["outputs"] is None:
+            del ours["outputs"], theirs["outputs"]
+        yield "" if ours == theirs else f"{text!r}: {ours}, Nix has {theirs}"
 
 
-COMPARE: dict[str, t.Callable[[list[str]], t.Iterator[str]]] = {
+def shown_derivation(shown: Json) -> Json:
+    """What show-derivation prints, in one form for all versions of Nix: 2.8, 2.26 and, with "version": 4, 2.34."""
+    (theirs,) = shown.get("derivations", shown).values()
+    sources, inputs = theirs.get("inputSrcs"), theirs.get("inputDrvs")
+    if "inputs" in theirs:
+        sources = [STORE + name for name in theirs["inputs"]["srcs"]]
+        inputs = {STORE + name: wanted for name, wanted in theirs["inputs"]["drvs"].items()}
+    fresh = {key: theirs[key] for key in ("system", "builder", "args", "env", "structuredAttrs") if key in theirs}
+    return {
+        **fresh,
+        "inputSrcs": sorted(sources or []),
+        "inputDrvs": {
+            path: sorted(wanted["outputs"] if isinstance(wanted, dict) else wanted)
+            for path, wanted in (inputs or {}).items()
+        },
+        # The paths of outputs that follow from their hash are no longer told.
+        "outputs": None
+        if "version" in shown
+        else {n: output.get("path", "") for n, output in theirs["outputs"].items()},
+    }
+
+
+COMPARE: dict[str, t.Callable[[str, list[str]], t.Iterator[str]]] = {
     "machines": compare_machines,
     "nix.conf": compare_conf,
     "signing keys": compare_signing,
@@ -486,6 +522,13 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=150, help="how many of those that are taken real Nix reads, too")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="the same one makes the same inputs")
     parser.add_argument("--only", nargs="*", default=[*FORMATS, "gate"])
+    parser.add_argument(
+        "--hosts",
+        nargs="*",
+        default=[HERE] if shutil.which("nix") else [],
+        metavar="FLEET/HOST",
+        help=f"whose Nix reads the sample: hosts of the test fleet, or {HERE}",
+    )
     options = parser.parse_args()
     figures: dict[str, t.Any] = {"seed": options.seed}
     with multiprocessing.Pool(os.cpu_count()) as pool:
@@ -506,10 +549,12 @@ def main() -> int:
                         sums[key] = (sums[key] or []) + part[key]
                 figure = dict(sums)
                 sample = random.Random(options.seed).sample(sample, min(options.sample, len(sample)))
-                found = shutil.which("nix") is not None or name == "ssh keys"
-                answers = list(COMPARE[name](sample)) if found else []
-                figure["compared"] = len(answers)
-                figure["different"] = [answer for answer in answers if answer]
+                # ssh-keygen is that of this machine.
+                hosts = [HERE] if name == "ssh keys" else options.hosts
+                answers = {host: list(COMPARE[name](host, sample)) for host in hosts}
+                figure["compared"] = sum(map(len, answers.values()))
+                figure["hosts"] = {host: len(found) for host, found in answers.items()}
+                figure["different"] = [f"{host}: {each}" for host, found in answers.items() for each in found if each]
                 figures[name] = figure
             figures[name]["seconds"] = round(time.monotonic() - start, 1)
             bad = {key: figures[name][key][:5] for key in ("crashes", "hangs", "different") if figures[name][key]}

@@ -251,7 +251,10 @@ def logins() -> list[Figure]:
 def fuzz(count: int) -> list[Figure]:
     say("fuzzing")
     done = subprocess.run(
-        [sys.executable, "-B", str(HERE / "fuzz.py"), "--count", str(count)],
+        [
+            *(sys.executable, "-B", str(HERE / "fuzz.py"), "--count", str(count)),
+            *("--hosts", *(f"{FLEET}/{name}" for name in BUILDERS)),
+        ],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -263,10 +266,33 @@ def fuzz(count: int) -> list[Figure]:
             continue
         bad = [*found["crashes"], *found["hangs"], *found["different"]]
         total = found["accepted"] + found["refused"] + len(found["crashes"]) + len(found["hangs"])
-        value = f"{total} inputs, {found['accepted']} taken, {found['compared']} compared, {len(bad)} bad"
+        by = f" by {len(found['hosts'])} versions of Nix" if len(found.get("hosts", [])) > 1 else ""
+        value = f"{total} inputs, {found['accepted']} taken, {found['compared']} compared{by}, {len(bad)} bad"
         figures.append(
             Figure(f"fuzz, {name}", value + (f": {bad[0][:200]}" if bad else ""), "0 bad", not bad and total >= count)
         )
+    return figures
+
+
+def provisioned(parts: t.Collection[str]) -> list[Figure]:
+    """The figures of hosts before, while and after they are set up."""
+    figures: list[Figure] = []
+    before: dict[str, set[str]] = {}
+    if "audit" in parts:
+        penalties(False)
+        before = audit("before")
+        penalties(True)
+    play(str(SCENARIO / "prepare.yml"))
+    if "keys" in parts:
+        found, secrets = keys()
+        figures += [*found, control(secrets)]
+    else:
+        play("nixfleet.builders.fleet")
+    if "logins" in parts:
+        figures += logins()
+    if "audit" in parts:
+        penalties(False)
+        figures += audited(before, audit("after"))
     return figures
 
 
@@ -281,30 +307,15 @@ def main() -> int:
     shutil.rmtree(STATE, ignore_errors=True)
     STATE.mkdir(parents=True)
     figures: list[Figure] = []
-    if "fuzz" in options.only:
-        figures += fuzz(options.count)
-    if set(options.only) - {"fuzz"}:
-        try:
-            up()
-            before: dict[str, set[str]] = {}
-            if "audit" in options.only:
-                penalties(False)
-                before = audit("before")
-                penalties(True)
-            play(str(SCENARIO / "prepare.yml"))
-            if "keys" in options.only:
-                found, secrets = keys()
-                figures += [*found, control(secrets)]
-            else:
-                play("nixfleet.builders.fleet")
-            if "logins" in options.only:
-                figures += logins()
-            if "audit" in options.only:
-                penalties(False)
-                figures += audited(before, audit("after"))
-        finally:
-            if not options.keep:
-                fleet("down")
+    try:
+        up()
+        if "fuzz" in options.only:
+            figures += fuzz(options.count)
+        if set(options.only) - {"fuzz"}:
+            figures += provisioned(options.only)
+    finally:
+        if not options.keep:
+            fleet("down")
     width = max(len(figure.name) for figure in figures)
     for figure in figures:
         state = "ok    " if figure.reached else "FAILED"
