@@ -67,6 +67,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         "config": f"lookup('ansible.builtin.template', '{templates}/ssh_config.j2')",
         "pins": f"lookup('ansible.builtin.template', '{templates}/known_hosts.j2')",
         "logins": "_nix_client_logins",
+        "changing": "_nix_client_changing",
     }
     groups = {"nix_builders": list(BUILDERS), "nix_clients": clients}
     return play(tmp_path_factory.mktemp("jumps"), "nix_client", hosts, shown, groups, "nix_clients")
@@ -135,9 +136,11 @@ def test_a_new_key_is_proved_on_jump_hosts_that_take_the_clients_own(played: Pla
     assert "/root/.ssh/gw.next" not in config
 
 
-def test_a_builder_that_changes_its_host_keys_is_tried_again(played: Played) -> None:
-    found = blocks(played, "far")
-    assert [name for name, block in found.items() if "ConnectionAttempts" in block] == ["b3"]
+def test_a_builder_that_changes_its_host_keys_is_connected_to_again(played: Played) -> None:
+    commands = {name: block.get("ProxyCommand") for name, block in blocks(played, "far").items()}
+    assert commands.pop("b3") == "/usr/bin/python3 /root/.ssh/nixfleet/connect.py %h %p"
+    assert set(commands.values()) == {None}
+    assert played.shown["far"]["changing"] == ["b3"]
 
 
 def test_refused_before_anything_is_changed(played: Played) -> None:

@@ -19,5 +19,7 @@ while [ ! -e /run/build-no-more ]; do
     else
       printf 'FAILED %s at %s: %s\n' "$builder" "$(date +%T)" "$output" >>"$log"
     fi
+    # Leaves the cores to those whose keys are rotated.
+    sleep 0.5
   done
 done
