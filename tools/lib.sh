@@ -43,8 +43,13 @@ install_packages() {
     as_root=(sudo)
   fi
   echo "installing: $*"
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+  mkdir -p "$BUILD"
+  (
+    # Stages that run side by side may want something at the same time.
+    flock 8
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+  ) 8>"$BUILD/apt.lock"
 }
 
 # pythons: each Python interpreter of this machine, as "3.12 /path/to/python", the highest version first, one path each.
