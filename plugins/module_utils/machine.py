@@ -22,6 +22,9 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.store_uri import
 #: Before, the speed factor is an unsigned int (machines.cc).
 FLOAT_SPEED_SINCE: Version = (2, 20)
 
+#: Measured: 2.26 hands ssh whatever path it finds, 2.34 says "not an absolute path" when it connects. Those between are not known.
+ABSOLUTE_KEYS_SINCE: Version = (2, 27)
+
 #: The fields of a line, in order; these are also the keys of a machine's dict.
 COLUMNS = (
     "uri",
@@ -211,6 +214,13 @@ class Machine:
             _check_lock_name(self.uri)
         if self.ssh_key and not _PLAIN_WORD.fullmatch(self.ssh_key):
             _check_word(self.ssh_key, self.uri, "ssh_key")
+        if self.ssh_key and not self.ssh_key.startswith("/") and nix_version >= ABSOLUTE_KEYS_SINCE:
+            raise MachinesError(
+                f"{shown(self.ssh_key)} is no absolute path",
+                "write it from / on, without ~: this Nix does not connect with any other",
+                machine=self.uri,
+                key="ssh_key",
+            )
         for key, items in (
             ("systems", self.systems),
             ("supported_features", self.supported_features),

@@ -165,6 +165,11 @@ def is_loopback(host: str) -> bool:
 
 # ---------------------------------------------------------------------------------------------------- well-formed
 
+#: Parameters of ssh stores that Nix reads when it connects, and what it reads (libstore/store-api.hh, ssh-store-config.hh;
+#: BaseSetting<bool>::parse in libutil/config.cc).
+_BOOLEANS = frozenset({"compress", "trusted", "want-mass-query"})
+_BOOLEAN = frozenset({"true", "yes", "1", "false", "no", "0"})
+
 
 def is_plain_ssh(uri: str) -> bool:
     """Whether this is an ssh URI of letters and digits, which every Nix reads alike; a short way for most URIs."""
@@ -202,6 +207,14 @@ def check_uri(uri: str, nix_version: Version) -> None:
         raise UriError(
             "uri", f"the parameters {shown(query)} cannot be read", "write name=value&name=value, percent-encoded"
         )
+    for word in query.split("&"):
+        name, _equals, value = word.partition("=")
+        if name in _BOOLEANS and unquote(value) not in _BOOLEAN:
+            raise UriError(
+                "uri",
+                f"the parameter {name} is {shown(value)}, which Nix takes for no Boolean",
+                f"write {name}=true or {name}=false",
+            )
     match = _AUTHORITY.fullmatch(authority)
     if not match:
         raise UriError("host", f"{shown(authority)} is no host", "write [user@]host, an IPv6 address in [ ]")

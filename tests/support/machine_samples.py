@@ -72,7 +72,7 @@ MACHINES = st.builds(
     Machine,
     uri=URIS,
     systems=ITEMS,
-    ssh_key=st.just("") | WORD,
+    ssh_key=st.just("") | WORD.map("/{}".format),
     max_jobs=st.integers(0, 2**32 - 1),
     speed_factor=st.integers(0, 2**32 - 1).map(float),
     supported_features=ITEMS,

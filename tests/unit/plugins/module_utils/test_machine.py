@@ -215,3 +215,11 @@ def test_a_fraction_needs_nix_2_20(version: tuple[int, ...]) -> None:
         error = refusal(lambda: machine.render(version))
         assert (error.key, "1.5" in error.reason) == ("speed_factor", True)
         assert refusal(lambda: Machine("ssh://b", speed_factor=2.0**33).render(version)).key == "speed_factor"
+
+
+@pytest.mark.parametrize("path", ["k", "~/.ssh/k", "./k"])
+def test_a_key_that_newer_nix_does_not_connect_with(path: str) -> None:
+    Machine("ssh-ng://b", ssh_key=path).check((2, 26, 3))
+    with pytest.raises(MachinesError) as caught:
+        Machine("ssh-ng://b", ssh_key=path).check((2, 34, 8))
+    assert (caught.value.key, "no absolute path" in caught.value.reason) == ("ssh_key", True)

@@ -124,6 +124,8 @@ def test_other_hosts(host: str) -> None:
         ("ssh://b]", "host", "no host"),
         ("ssh://b/srv", "uri", "no path"),
         ("ssh://b?compress", "uri", "cannot be read"),
+        ("ssh://b?x=y&compress=truee", "uri", "no Boolean"),
+        ("ssh-ng://b?trusted=%31%31", "uri", "no Boolean"),
         ("ssh://b?a=%zz", "uri", "cannot be read"),
         ("ssh://-oProxyCommand=x", "host", "begins with '-'"),
         ("ssh://-u@b", "user", "begins with '-'"),
