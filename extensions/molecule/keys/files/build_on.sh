@@ -20,6 +20,6 @@ while [ ! -e /run/build-no-more ]; do
       printf 'FAILED %s at %s: %s\n' "$builder" "$(date +%T)" "$output" >>"$log"
     fi
     # Leaves the cores to those whose keys are rotated.
-    sleep 0.5
+    sleep 1
   done
 done
