@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2] / "interrupt/files"))
 from interrupt import Driver
 
-#: Seconds between the start of a task and the kill, by turns: at once, in the middle of a module, when it is through.
-DELAYS = (0.0, 0.3, 1.0)
+#: Seconds between the start of a task and the kill, by turns: in the middle of a module, when it is through, at once.
+DELAYS = (0.3, 1.0, 0.0)
 
 
 def run(command: list[str], task: str | None, delay: float) -> str | None:
