@@ -22,7 +22,8 @@ from ansible_collections.nixfleet.builders.plugins.module_utils.store_uri import
 #: Before, the speed factor is an unsigned int (machines.cc).
 FLOAT_SPEED_SINCE: Version = (2, 20)
 
-#: Measured: 2.26 hands ssh whatever path it finds, 2.34 says "not an absolute path" when it connects. Those between are not known.
+#: Measured: 2.26 hands ssh whatever path it finds, 2.34 says "not an absolute path" when it connects. Those between are
+#: not known.
 ABSOLUTE_KEYS_SINCE: Version = (2, 27)
 
 #: The fields of a line, in order; these are also the keys of a machine's dict.

@@ -165,8 +165,8 @@ def is_loopback(host: str) -> bool:
 
 # ---------------------------------------------------------------------------------------------------- well-formed
 
-#: Parameters of ssh stores that Nix reads when it connects, and what it reads (libstore/store-api.hh, ssh-store-config.hh;
-#: BaseSetting<bool>::parse in libutil/config.cc).
+#: Parameters of ssh stores that Nix reads when it connects, and what it reads (libstore's store-api.hh and
+#: ssh-store-config.hh; BaseSetting<bool>::parse in libutil's config.cc).
 _BOOLEANS = frozenset({"compress", "trusted", "want-mass-query"})
 _BOOLEAN = frozenset({"true", "yes", "1", "false", "no", "0"})
 

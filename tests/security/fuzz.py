@@ -351,7 +351,7 @@ def compare_conf(host: str, sample: list[str]) -> t.Iterator[str]:
     ]
     for text, answer in zip(sample, asked(host, questions)):
         if "Cannot parse Nix store" in answer["stderr"]:
-            # Nix 2.34 looks into the value of substituters already; what it may be is for the module nix_conf to ask Nix.
+            # Nix 2.34 looks into the value of substituters; what it may be is for the module nix_conf to ask Nix.
             continue
         if answer["status"]:
             yield f"Nix refuses {text!r}: {answer['stderr'][-300:]}"
