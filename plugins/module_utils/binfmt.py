@@ -216,7 +216,7 @@ def interpreter_of_elf(program: bytes) -> str | None:
                 else (struct.unpack_from(f"{order}I", program, start + at)[0] for at in (4, 16))
             )
             return program[where : where + length].rstrip(b"\x00").decode("utf-8", "replace")
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, OverflowError) as error:
         raise BinfmtError(f"its ELF header is damaged: {error}") from error
     return None
 

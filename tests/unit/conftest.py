@@ -1,11 +1,13 @@
 # SPDX-FileCopyrightText: 2026 nixfleet.builders contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes this checkout importable as ansible_collections.nixfleet.builders."""
+"""Makes this checkout importable as ansible_collections.nixfleet.builders; settings of all property tests."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,3 +24,7 @@ def _collections_path() -> Path:
 
 
 sys.path.insert(0, str(_collections_path()))
+
+# How long an example takes is a matter of what else the machine does.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")

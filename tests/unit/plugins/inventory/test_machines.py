@@ -181,7 +181,7 @@ def read(source: Path) -> InventoryData:
     return inventory
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(MACHINE_LISTS)
 def test_the_lookup_gives_the_files_machines_back(finder: None, tmp_path: Path, machines: list[Machine]) -> None:
     text = render_file(machines, NEW)

@@ -258,7 +258,7 @@ _NEAR = (
 _ALLOWED = [command.encode() for command in gate.allowed(serve=True)]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(command=st.one_of(_BYTES, _NEAR, st.sampled_from(_ALLOWED)))
 def test_fuzz(run: Gate, command: bytes) -> None:
     outcome = run(command)

@@ -42,9 +42,7 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 #: One call of Nix for many values, as a call takes longer than all of them.
-MANY = settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+MANY = settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 def evaluated(texts: t.Sequence[str], *options: str) -> str:

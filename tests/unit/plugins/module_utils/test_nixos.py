@@ -78,9 +78,7 @@ def meaning(machine: Machine) -> tuple[t.Any, ...]:
 
 
 @needs_nix
-@settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(lists=st.lists(MACHINE_LISTS | st.lists(FRACTIONS, max_size=1), min_size=1, max_size=12))
 @example(
     lists=[[Machine("ssh-ng://u@h:2222?compress=true"), Machine("daemon"), Machine("ssh://[::1]", speed_factor=1.25)]]

@@ -93,7 +93,7 @@ def test_what_a_build_printed_stays_text() -> None:
 
 
 @given(st.text(st.characters(codec=None), max_size=30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text_gives_a_page_in_balance_and_in_utf8(text: str) -> None:
     made = as_html(run_with(text))
     page = Page(made.encode("utf-8").decode("utf-8"))

@@ -315,7 +315,7 @@ SPEEDS = st.sampled_from([0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 6.0, 7.0, 1e-3, 167
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_nix_agrees_with_a_plain_reading_of_its_rule(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 6))
     speeds = data.draw(st.lists(SPEEDS, min_size=size, max_size=size))
@@ -630,7 +630,7 @@ POLICIES = st.sampled_from(["load", "nix"])
 
 
 @given(worlds(), POLICIES, st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_without_failures_every_step_is_built_once(
     world: tuple[list[Candidate], list[Step]], policy: room.Policy, chance: random.Random
 ) -> None:
@@ -657,7 +657,7 @@ def test_without_failures_every_step_is_built_once(
 
 
 @given(worlds(), POLICIES, st.booleans(), st.integers(1, 4), st.randoms(use_true_random=False))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_with_losses_and_failures_a_run_ends_and_its_accounts_are_right(
     world: tuple[list[Candidate], list[Step]],
     policy: room.Policy,
