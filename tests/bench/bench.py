@@ -262,21 +262,25 @@ def extra_hosts(series: t.Mapping[int, Json]) -> Json:
     The first step is cheap, as one host alone leaves cores idle; the last two tell whether the cost grows.
     """
 
-    def cost(name: str, pick: t.Callable[[Json], float]) -> list[Json]:
+    def cost(which: str, name: str, pick: t.Callable[[Json], float]) -> list[Json]:
         return [
-            {"from": few, "to": many, name: round((pick(series[many]) - pick(series[few])) / (many - few), 2)}
+            {
+                "from": few,
+                "to": many,
+                name: round((pick(series[many][which]) - pick(series[few][which])) / (many - few), 2),
+            }
             for few, many in itertools.pairwise(series)
         ]
 
     result: Json = {"hosts": {str(count): runs for count, runs in series.items()}}
     for which in RUNS:
-        steps = cost("seconds_per_host", lambda runs, which=which: runs[which]["seconds"])  # type: ignore[misc]
+        steps = cost(which, "seconds_per_host", lambda run: run["seconds"])
         result[which] = {
             "wall": steps,
-            "cpu": cost("seconds_per_host", lambda runs, which=which: sum(runs[which]["cpu_seconds"].values())),  # type: ignore[misc]
-            "memory": cost("mb_per_host", lambda runs, which=which: runs[which]["controller_memory_mb"]),  # type: ignore[misc]
+            "cpu": cost(which, "seconds_per_host", lambda run: sum(run["cpu_seconds"].values())),
+            "memory": cost(which, "mb_per_host", lambda run: run["controller_memory_mb"]),
             # The same number for each further host: what builders publish reaches clients in no more tasks.
-            "modules": cost("executions_per_host", lambda runs, which=which: runs[which]["module_executions"]),  # type: ignore[misc]
+            "modules": cost(which, "executions_per_host", lambda run: run["module_executions"]),
             "target_growth": GROWTH,
             "reached": steps[-1]["seconds_per_host"] <= GROWTH * steps[-2]["seconds_per_host"],
         }

@@ -40,14 +40,13 @@ from ansible_collections.nixfleet.builders.plugins.module_utils import (
     signing,
 )
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import MachinesError
+from ansible_collections.nixfleet.builders.tests.support import nix_host
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG = 5
 CHUNK = 5_000
 VERSIONS = ((2, 8), (2, 20), (2, 26, 3), (2, 34, 8))
 ANSWERS = ROOT / "tests/support/nix_answers.py"
-#: This machine, among hosts of the test fleet.
-HERE = "here"
 
 Json = dict[str, t.Any]
 
@@ -286,19 +285,6 @@ def chunk(task: tuple[str, int, int]) -> dict[str, t.Any]:
 # Each compare_… yields "" for what is read alike, and the difference for what is not.
 
 
-def asked(host: str, questions: list[Json]) -> list[Json]:
-    """What the Nix of a host answers, see nix_answers.py. Raises CalledProcessError."""
-    if host == HERE:
-        argv = [sys.executable, str(ANSWERS)]
-    else:
-        fleet, _slash, name = host.partition("/")
-        argv = [str(ROOT / "tests/fleet/fleet"), "exec", "--fleet", fleet, name, "--", "python3", "-c"]
-        argv.append(ANSWERS.read_text())
-    done = subprocess.run(argv, input=json.dumps(questions), stdout=subprocess.PIPE, text=True, timeout=600, check=True)
-    answers: list[Json] = json.loads(done.stdout)
-    return answers
-
-
 def compare_machines(host: str, sample: list[str]) -> t.Iterator[str]:
     """By Nix's own build hook, with the judge of the unit tests."""
     path = ROOT / "tests/unit/plugins/module_utils/test_machines_real_nix.py"
@@ -349,7 +335,7 @@ def compare_conf(host: str, sample: list[str]) -> t.Iterator[str]:
         }
         for text in sample
     ]
-    for text, answer in zip(sample, asked(host, questions)):
+    for text, answer in zip(sample, nix_host.ask(host, ANSWERS, questions)):
         if "Cannot parse Nix store" in answer["stderr"]:
             # Nix 2.34 looks into the value of substituters; what it may be is for the module nix_conf to ask Nix.
             continue
@@ -375,7 +361,7 @@ def compare_signing(host: str, sample: list[str]) -> t.Iterator[str]:
         with contextlib.suppress(signing.SigningError):
             public[text] = str(signing.parse_secret(text).public)
     questions = [{"input": text, "commands": [["key", "convert-secret-to-public"]]} for text in public]
-    for (text, ours), answer in zip(public.items(), asked(host, questions)):
+    for (text, ours), answer in zip(public.items(), nix_host.ask(host, ANSWERS, questions)):
         if answer["status"]:
             yield f"Nix refuses {text!r}: {answer['stderr'][-300:]}"
         else:
@@ -411,7 +397,7 @@ def compare_drv(host: str, sample: list[str]) -> t.Iterator[str]:
         }
         for text in sample
     ]
-    for text, answer in zip(sample, asked(host, questions)):
+    for text, answer in zip(sample, nix_host.ask(host, ANSWERS, questions)):
         if answer["status"]:
             # Nix also reads the paths in it, and refuses to go on with what is no store path; so do we, later.
             continue
@@ -525,9 +511,9 @@ def main() -> int:
     parser.add_argument(
         "--hosts",
         nargs="*",
-        default=[HERE] if shutil.which("nix") else [],
+        default=[nix_host.HERE] if shutil.which("nix") else [],
         metavar="FLEET/HOST",
-        help=f"whose Nix reads the sample: hosts of the test fleet, or {HERE}",
+        help=f"whose Nix reads the sample: hosts of the test fleet, or {nix_host.HERE}",
     )
     options = parser.parse_args()
     figures: dict[str, t.Any] = {"seed": options.seed}
@@ -550,7 +536,7 @@ def main() -> int:
                 figure = dict(sums)
                 sample = random.Random(options.seed).sample(sample, min(options.sample, len(sample)))
                 # ssh-keygen is that of this machine.
-                hosts = [HERE] if name == "ssh keys" else options.hosts
+                hosts = [nix_host.HERE] if name == "ssh keys" else options.hosts
                 answers = {host: list(COMPARE[name](host, sample)) for host in hosts}
                 figure["compared"] = sum(map(len, answers.values()))
                 figure["hosts"] = {host: len(found) for host, found in answers.items()}

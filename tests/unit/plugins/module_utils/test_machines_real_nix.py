@@ -13,11 +13,8 @@ from __future__ import annotations
 import base64
 import functools
 import importlib.util
-import json
 import os
 import random
-import subprocess
-import sys
 import typing as t
 from pathlib import Path
 
@@ -25,6 +22,7 @@ import pytest
 from ansible_collections.nixfleet.builders.plugins.module_utils.machine import Machine, MachinesError
 from ansible_collections.nixfleet.builders.plugins.module_utils.machines import check, parse, render_file
 from ansible_collections.nixfleet.builders.plugins.module_utils.store_uri import identity
+from ansible_collections.nixfleet.builders.tests.support import nix_host
 
 ROOT = Path(__file__).resolve().parents[4]
 SCRIPT = ROOT / "tests/support/nix_hook.py"
@@ -172,21 +170,13 @@ def here() -> bool:
     return version is not None and hook().hook_argv(version) is not None
 
 
-HOSTS = os.environ.get("NIXFLEET_HOOK_HOSTS", "").split() + (["here"] if here() else [])
+HOSTS = os.environ.get("NIXFLEET_HOOK_HOSTS", "").split() + ([nix_host.HERE] if here() else [])
 pytestmark = pytest.mark.skipif(not HOSTS, reason="no Nix here, and no fleet host in NIXFLEET_HOOK_HOSTS")
 
 
 def ask(host: str, cases: t.Sequence[tuple[str, Files]]) -> list[Answer]:
     """What the Nix of a host (FLEET/HOST of the test fleet, or here) reads in each text."""
-    if host == "here":
-        argv = [sys.executable, str(SCRIPT), "--many"]
-    else:
-        fleet, _slash, name = host.partition("/")
-        argv = [str(ROOT / "tests/fleet/fleet"), "exec", "--fleet", fleet, name, "--"]
-        argv += ["python3", "-c", SCRIPT.read_text(), "--many"]
-    done = subprocess.run(argv, input=json.dumps(cases), capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr
-    answers: list[Answer] = json.loads(done.stdout)
+    answers: list[Answer] = nix_host.ask(host, SCRIPT, cases, "--many")
     return answers
 
 
